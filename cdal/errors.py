@@ -1,0 +1,9 @@
+"""The two ways a run can end that are nobody's bug: wrong input, and a training that diverged."""
+
+
+class InputError(ValueError):
+    """A user's mistake: the message says what is wrong, where, and what to do. Commands print it and exit with status 2."""
+
+
+class DivergedError(ArithmeticError):
+    """A loss became NaN or infinite. The message names the loss, the epoch and the step."""
