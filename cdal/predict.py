@@ -1,0 +1,51 @@
+"""A trained generator as a function from images to random masks.
+
+Shapes: N images, C image channels, M mask channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cdal.config import Config
+from cdal.diffusion import Diffusion
+from cdal.evaluation import Sample
+from cdal.generator import Generator
+
+
+def sampler(config: Config, generator: Generator) -> Sample:
+    """A function that draws one mask per image: images (N, C, H, W) in [-1, 1], random generator -> (N, M, H, W) in [-1, 1].
+
+    All denoising steps are done inside, without gradients. A plain U-Net has no randomness: every draw is the same.
+    """
+    process = config.diffusion
+    device = next(generator.parameters()).device
+    diffusion = Diffusion(process.timesteps, process.schedule, process.beta_min, process.beta_max).to(device)
+
+    @torch.inference_mode()
+    def sample(images: Tensor, rng: torch.Generator) -> Tensor:
+        features = generator.encode(images)
+        shape = (len(images), config.model.mask_channels, *images.shape[2:])
+        if config.model.architecture == "unet":
+            return plain_prediction(generator, features, shape)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(size, generator=rng, device=rng.device).to(images.device)
+
+        return diffusion.sample(
+            lambda noisy, t, z: generator(noisy, t, features, z),
+            normal(*shape),
+            latent=lambda _: normal(len(images), config.model.latent_size),
+            noise=lambda _: normal(*shape),
+        )
+
+    return sample
+
+
+def plain_prediction(generator: Generator, features: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The generator as a plain U-Net: an empty mask, step 0 and an empty latent; features (N, width, H, W) -> (N, M, H, W)."""
+    noisy = features.new_zeros(shape)
+    t = torch.zeros(shape[0], dtype=torch.long, device=features.device)
+    out: Tensor = generator(noisy, t, features, features.new_zeros(shape[0], generator.latent_size))
+    return out

@@ -1,0 +1,87 @@
+"""Train one configuration without a search: `python -m cdal.train`.
+
+    python -m cdal.train --dataset phantom --out runs/phantom
+    python -m cdal.train --dataset hippocampus --data Task04_Hippocampus --preset hippocampus --device cuda --out runs/hippocampus
+    torchrun --nproc-per-node 2 -m cdal.train --dataset phantom --out runs/phantom      # two workers, one model
+
+The same command goes on where an earlier run stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed
+
+from cdal.config import PRESETS, Config, parse_setting, preset
+from cdal.data import DATASETS, open_dataset
+from cdal.errors import DivergedError, InputError
+from cdal.training import history, train
+
+
+def main() -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=list(DATASETS), default="phantom", help="default: phantom, which needs no data")
+    parser.add_argument("--data", help="folder of the dataset")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--preset", choices=PRESETS, help="start from published settings")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting, for example loss.adversarial=0.1"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
+    args = parser.parse_args()
+    try:
+        return _train(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except DivergedError as error:
+        print(f"training diverged: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _train(args: argparse.Namespace) -> int:
+    dataset = open_dataset(args.dataset, args.data)
+    spec = dataset.spec
+    config = preset(args.preset) if args.preset else Config()
+    config = config.replace(
+        {
+            "model.image_channels": spec.image_channels,
+            "model.mask_channels": spec.mask_channels,
+            "model.image_size": spec.image_size,
+        }
+    ).replace(dict(parse_setting(text) for text in args.set))
+    device = torch.device(args.device)
+    if "WORLD_SIZE" in os.environ:  # started by torchrun
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+    reports = train(config, dataset, args.out, fold=args.fold, device=device)
+    if int(os.environ.get("RANK", "0")) > 0:
+        for _ in reports:
+            pass
+        return 0
+    for report in reports:
+        values = report.values
+        print(  # noqa: T201
+            f"epoch {report.epoch:4d}   loss {values['loss_generator']:.4f}   Dice {values['dice']:.4f}"
+            f"{' (best)' if report.best else ''}   {values['images_per_second']:.1f} images/s",
+            flush=True,
+        )
+    best = max(history(args.out), key=lambda report: report.values["dice"])
+    print(f"best Dice {best.values['dice']:.4f} in epoch {best.epoch}: {args.out / 'best.safetensors'}")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,453 @@
+"""One training step, and the loop that yields one report per epoch.
+
+    for report in train(preset("hippocampus"), dataset, Path("runs/hippocampus")):
+        print(report.epoch, report.values["dice"])
+
+The same call goes on after a crash, from `last.safetensors` in the folder, and gives the numbers that an uninterrupted run gives:
+all randomness of a step derives from the seed and the number of the step. Under torch.distributed every worker calls `train`; each
+takes its share of the same global batch and of the same random draws.
+
+Shapes: B samples of this worker's share of a batch, M mask channels, H and W pixels, Z latent size.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from cdal import checkpoint
+from cdal.config import Config
+from cdal.data import Dataset, steps_per_pass, training_batch
+from cdal.data.dataset import DatasetSpec
+from cdal.diffusion import Diffusion
+from cdal.discriminator import Discriminator
+from cdal.errors import DivergedError, InputError
+from cdal.evaluation import ValidationScore, validate
+from cdal.generator import Generator
+from cdal.losses import (
+    adversarial_loss,
+    attend,
+    fake_loss,
+    r1_penalty,
+    real_loss,
+    reconstruction_loss,
+    soft_dice_loss,
+    spatial_attention,
+)
+from cdal.predict import plain_prediction, sampler
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one epoch brought. `values` holds losses (mean over the epoch's steps), validation scores, seconds and bytes."""
+
+    epoch: int
+    step: int
+    values: dict[str, Any]
+    best: bool
+    last: bool
+
+
+class Draws(NamedTuple):
+    """All randomness of one step, in the order in which it is drawn (step indices (B,), normals (B, M, H, W) and (B, Z))."""
+
+    t_discriminator: Tensor
+    noise_next_discriminator: Tensor
+    noise_t_discriminator: Tensor
+    latent_discriminator: Tensor
+    noise_posterior: Tensor
+    t_generator: Tensor
+    noise_next_attention: Tensor
+    noise_t_attention: Tensor
+    latent_generator: Tensor
+    noise_next_generator: Tensor
+    noise_t_generator: Tensor
+    noise_adversarial: Tensor
+
+    @classmethod
+    def random(cls, shape: tuple[int, ...], timesteps: int, latent_size: int, rng: torch.Generator) -> Draws:
+        """Draw for masks of a shape (B, M, H, W) on the device of the random generator."""
+        batch = shape[0]
+
+        def steps() -> Tensor:
+            return torch.randint(timesteps, (batch,), generator=rng, device=rng.device)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(size, generator=rng, device=rng.device)
+
+        return cls(
+            steps(), normal(*shape), normal(*shape), normal(batch, latent_size), normal(*shape),
+            steps(), normal(*shape), normal(*shape), normal(batch, latent_size), normal(*shape), normal(*shape),
+            normal(*shape),
+        )  # fmt: skip
+
+    def share(self, rank: int, world: int) -> Draws:
+        """Every world-th sample, from number rank on."""
+        return Draws(*(draw[rank::world] for draw in self))
+
+
+class Trainer:
+    """Both networks with their optimisers, and one step of training them (cDAL section 3.2, algorithm 1)."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.steps = 0
+        with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and the caller's random state untouched
+            torch.manual_seed(config.training.seed)
+            self.generator = Generator.from_config(config.model).to(device)
+            self.discriminator = Discriminator.from_config(config.model).to(device) if _needs_discriminator(config) else None
+        process, adam = config.diffusion, config.optimiser
+        self.diffusion = Diffusion(process.timesteps, process.schedule, process.beta_min, process.beta_max).to(device)
+        betas = (adam.beta1, adam.beta2)
+        self.generator_adam = torch.optim.Adam(self.generator.parameters(), adam.lr_generator, betas)
+        self.discriminator_adam = (
+            torch.optim.Adam(self.discriminator.parameters(), adam.lr_discriminator, betas) if self.discriminator else None
+        )
+        self.average = copy.deepcopy(self.generator).requires_grad_(False) if adam.ema_decay > 0 else None
+
+    @property
+    def evaluated(self) -> Generator:
+        """The generator that is evaluated and saved as best: the averaged one where there is an average."""
+        return self.average or self.generator
+
+    def step(self, image: Tensor, mask: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """Train on one batch: image (B, C, H, W) and mask (B, M, H, W), both in [-1, 1]. Returns detached scalar losses."""
+        features = self.generator.encode(image)
+        losses: dict[str, Tensor] = {}
+        if self.config.model.architecture == "unet":
+            losses |= self._step_generator(mask, features, draws, attention=None)
+        else:
+            attention = None
+            if self.discriminator is not None:
+                losses |= self._step_discriminator(self.discriminator, mask, features.detach(), draws)
+                attention = self._attention(self.discriminator, mask, draws)
+                losses["attention_mean"] = attention.mean()
+            losses |= self._step_generator(mask, features, draws, attention)
+        self._update_average()
+        self.steps += 1
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _step_discriminator(self, discriminator: Discriminator, mask: Tensor, features: Tensor, draws: Draws) -> dict[str, Tensor]:
+        loss_weights, t = self.config.loss, draws.t_discriminator
+        assert self.discriminator_adam is not None
+        self.discriminator_adam.zero_grad()
+        x_t, x_next = self.diffusion.pair(mask, t, draws.noise_t_discriminator, draws.noise_next_discriminator)
+
+        penalised = loss_weights.r1_gamma > 0 and self.steps % loss_weights.r1_interval == 0
+        x_t.requires_grad_(penalised)
+        logits = discriminator(x_t, t, x_next)
+        losses = {"loss_real": real_loss(logits)}
+        if penalised:
+            losses["r1_penalty"] = r1_penalty(logits, x_t, loss_weights.r1_gamma)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+
+        with torch.no_grad():
+            x0 = self.generator(x_next, t, features, draws.latent_discriminator)
+            x_fake = self.diffusion.posterior(x0, x_next, t, draws.noise_posterior)
+        losses["loss_fake"] = fake_loss(discriminator(x_fake, t, x_next))
+        torch.autograd.backward(losses["loss_fake"])
+        average_gradients(discriminator)
+        self.discriminator_adam.step()
+        return losses | {"loss_discriminator": torch.stack(list(losses.values())).sum()}
+
+    @torch.no_grad()
+    def _attention(self, discriminator: Discriminator, mask: Tensor, draws: Draws) -> Tensor:
+        """Attention of the updated discriminator on a fresh true pair: mask (B, M, H, W) -> (B, 1, H, W)."""
+        t = draws.t_generator
+        x_t, x_next = self.diffusion.pair(mask, t, draws.noise_t_attention, draws.noise_next_attention)
+        feature = discriminator.features(x_t, t, x_next, self.config.model.attention_tap)
+        height, width = mask.shape[2:]
+        return spatial_attention(feature, (height, width), normalised=self.config.loss.attention_normalised)
+
+    def _step_generator(self, mask: Tensor, features: Tensor, draws: Draws, attention: Tensor | None) -> dict[str, Tensor]:
+        weights, t = self.config.loss, draws.t_generator
+        self.generator_adam.zero_grad()
+        x_next = mask
+        if self.config.model.architecture == "unet":
+            x0 = plain_prediction(self.generator, features, tuple(mask.shape))
+        else:
+            clean = mask if attention is None else attend(mask, attention, weights.attention)
+            _, x_next = self.diffusion.pair(clean, t, draws.noise_t_generator, draws.noise_next_generator)
+            x0 = self.generator(x_next, t, features, draws.latent_generator)
+
+        losses = {"loss_reconstruction": reconstruction_loss(x0, mask), "loss_soft_dice": soft_dice_loss(x0, mask)}
+        total = weights.reconstruction * losses["loss_reconstruction"] + weights.soft_dice * losses["loss_soft_dice"]
+        if weights.adversarial > 0 and self.discriminator is not None:
+            self.discriminator.requires_grad_(False)  # it only judges here
+            x_fake = self.diffusion.posterior(x0, x_next, t, draws.noise_adversarial)
+            losses["loss_adversarial"] = adversarial_loss(self.discriminator(x_fake, t, x_next))
+            total = total + weights.adversarial * losses["loss_adversarial"]
+        torch.autograd.backward(total)
+        if self.discriminator is not None:
+            self.discriminator.requires_grad_(True)
+        average_gradients(self.generator)
+        self.generator_adam.step()
+        return losses | {"loss_generator": total}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Exponential moving average of the generator; it starts as the weights after the first step."""
+        if self.average is None:
+            return
+        decay = self.config.optimiser.ema_decay if self.steps > 0 else 0.0
+        for mean, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
+
+    def set_learning_rates(self, epoch: int) -> dict[str, float]:
+        """Set the rates of an epoch, counted from 1 (Loshchilov and Hutter 2017, equation 5, without restarts), and return them."""
+        adam = self.config.optimiser
+        rates = {"lr_generator": adam.lr_generator, "lr_discriminator": adam.lr_discriminator}
+        if adam.cosine_epochs > 0:
+            share = (1 + math.cos(math.pi * (epoch - 1) / adam.cosine_epochs)) / 2
+            rates = {name: adam.lr_floor + (rate - adam.lr_floor) * share for name, rate in rates.items()}
+        self.generator_adam.param_groups[0]["lr"] = rates["lr_generator"]
+        if self.discriminator_adam is not None:
+            self.discriminator_adam.param_groups[0]["lr"] = rates["lr_discriminator"]
+        return rates
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on."""
+        tensors = checkpoint.prefixed(self.generator.state_dict(), "generator.")
+        tensors |= checkpoint.prefixed(_adam_state(self.generator, self.generator_adam), "generator_adam.")
+        if self.average is not None:
+            tensors |= checkpoint.prefixed(self.average.state_dict(), "average.")
+        if self.discriminator is not None and self.discriminator_adam is not None:
+            tensors |= checkpoint.prefixed(self.discriminator.state_dict(), "discriminator.")
+            tensors |= checkpoint.prefixed(_adam_state(self.discriminator, self.discriminator_adam), "discriminator_adam.")
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take up the state of an earlier run after a number of steps."""
+        self.steps = steps
+        self.generator.load_state_dict(checkpoint.unprefixed(tensors, "generator."))
+        _load_adam_state(self.generator, self.generator_adam, checkpoint.unprefixed(tensors, "generator_adam."))
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint.unprefixed(tensors, "average."))
+        if self.discriminator is not None and self.discriminator_adam is not None:
+            self.discriminator.load_state_dict(checkpoint.unprefixed(tensors, "discriminator."))
+            _load_adam_state(self.discriminator, self.discriminator_adam, checkpoint.unprefixed(tensors, "discriminator_adam."))
+
+
+def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, device: torch.device | str = "cpu") -> Iterator[Report]:
+    """Train on a fold's training cases, validate after every epoch, and yield one report per epoch.
+
+    `folder` receives `last.safetensors` before every report and `best.safetensors` whenever the validation Dice rose. Where it
+    holds a checkpoint of the same configuration, the training goes on from there and yields only the epochs that are missing.
+
+    Raises:
+        InputError: the configuration does not fit the dataset, the number of workers or the checkpoint in the folder.
+        DivergedError: a loss became NaN or infinite.
+    """
+    called = time.perf_counter()
+    device = torch.device(device)
+    rank, world = _rank_and_world()
+    _check_fit(config, dataset.spec, world)
+    cases = dataset.split(fold)
+    trainer = Trainer(config, device)
+    model_seconds = time.perf_counter() - called
+    reports = _resume(trainer, folder / LAST)
+    best_dice = max((report.values["dice"] for report in reports), default=-math.inf)
+    settings = config.training
+    steps = settings.steps_per_epoch or steps_per_pass(len(cases.train), settings.batch_size, settings.samples_per_case)
+
+    started = time.perf_counter()
+    for epoch in range(len(reports) + 1, settings.epochs + 1):
+        values: dict[str, Any] = dict(trainer.set_learning_rates(epoch))
+        epoch_start = time.perf_counter()
+        values |= _run_epoch(trainer, dataset, cases.train, epoch, steps, rank, world)
+        trained = time.perf_counter()
+        score = _from_rank_zero(lambda: _validate(trainer, dataset, cases.validation))
+        values |= {
+            "images": trainer.steps * settings.batch_size,
+            "dice": score.dice,
+            "iou": score.iou,
+            "class_dice": list(score.class_dice),
+            "train_seconds": trained - epoch_start,
+            "validation_seconds": time.perf_counter() - trained,
+            "images_per_second": steps * settings.batch_size / (trained - epoch_start),
+            "memory_bytes": peak_memory(device),
+            "model_seconds": model_seconds,
+            "first_step_seconds": started - called,
+        }
+        report = Report(epoch, trainer.steps, values, best=score.dice > best_dice, last=epoch == settings.epochs)
+        best_dice = max(best_dice, score.dice)
+        reports.append(report)
+        if rank == 0:
+            _save(trainer, folder, reports, dataset.spec)
+        yield report
+
+
+def history(folder: Path) -> list[Report]:
+    """The reports of all epochs that the last checkpoint of a folder covers; empty where there is none."""
+    if not (folder / LAST).is_file():
+        return []
+    return [Report(**report) for report in checkpoint.read_info(folder / LAST)["reports"]]
+
+
+def average_gradients(network: nn.Module) -> None:
+    """Replace every gradient by its mean over all workers."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: allocated on a GPU, or resident in the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _run_epoch(
+    trainer: Trainer, dataset: Dataset, cases: tuple[str, ...], epoch: int, steps: int, rank: int, world: int
+) -> dict[str, float | None]:
+    """All steps of one epoch; returns the mean of every loss over the steps that had it."""
+    config = trainer.config
+    settings = config.training
+    size = (settings.batch_size, config.model.mask_channels, config.model.image_size, config.model.image_size)
+    per_step: list[dict[str, Tensor]] = []
+    for _ in range(steps):
+        image, mask = training_batch(
+            dataset,
+            cases,
+            step=trainer.steps,
+            batch_size=settings.batch_size,
+            samples_per_case=settings.samples_per_case,
+            mask_channels=config.model.mask_channels,
+            seed=settings.seed,
+            rank=rank,
+            world=world,
+        )
+        rng = torch.Generator(trainer.device).manual_seed(_step_seed(settings.seed, trainer.steps))
+        draws = Draws.random(size, config.diffusion.timesteps, config.model.latent_size, rng).share(rank, world)
+        per_step.append(trainer.step(image.to(trainer.device), mask.to(trainer.device), draws))
+    return _mean_losses(per_step, epoch, trainer.steps - steps)
+
+
+def _mean_losses(per_step: list[dict[str, Tensor]], epoch: int, first_step: int) -> dict[str, float | None]:
+    names = list(dict.fromkeys(name for losses in per_step for name in losses))
+    absent = torch.full((), math.nan, device=next(iter(per_step[0].values())).device)
+    table = torch.stack([torch.stack([losses.get(name, absent) for name in names]) for losses in per_step])
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(table)
+        table /= torch.distributed.get_world_size()
+    table = table.double().cpu()
+    for number, losses in enumerate(per_step):
+        for column, name in enumerate(names):
+            if name in losses and not math.isfinite(table[number, column]):
+                raise DivergedError(f"{name} became {table[number, column]} in epoch {epoch}, step {first_step + number + 1}")
+    return {name: mean for name, mean in zip(names, table.nanmean(dim=0).tolist(), strict=True)}
+
+
+def _validate(trainer: Trainer, dataset: Dataset, cases: tuple[str, ...]) -> ValidationScore:
+    """The cheap validation after an epoch, with the weights that would be saved as best."""
+    config = trainer.config
+    return validate(
+        dataset,
+        cases[: config.evaluation.validation_cases or None],
+        sampler(config, trainer.evaluated),
+        votes=config.evaluation.validation_votes,
+        multiple=2 ** (len(config.model.width_multipliers) - 1),
+        seed=config.training.seed,
+        device=trainer.device,
+    )
+
+
+def _save(trainer: Trainer, folder: Path, reports: list[Report], spec: DatasetSpec) -> None:
+    info = {"config": trainer.config.to_dict(), "dataset": asdict(spec), "epoch": reports[-1].epoch, "step": reports[-1].step}
+    if reports[-1].best:
+        weights = checkpoint.prefixed(trainer.evaluated.state_dict(), "generator.")
+        checkpoint.save(folder / BEST, weights, info | {"dice": reports[-1].values["dice"]})
+    checkpoint.save(folder / LAST, trainer.state(), info | {"reports": [asdict(report) for report in reports]})
+
+
+def _resume(trainer: Trainer, path: Path) -> list[Report]:
+    """Take up the checkpoint of an earlier run, where there is one, and return its reports."""
+    found = _from_rank_zero(lambda: checkpoint.load(path) if path.is_file() else None)
+    if found is None:
+        return []
+    tensors, info = found
+    theirs, ours = Config.from_dict(info["config"]).flatten(), trainer.config.flatten()
+    for name in ours:
+        if theirs[name] != ours[name] and name != "training.epochs":
+            raise InputError(f"{path} was trained with {name} = {theirs[name]}, not {ours[name]}; use another folder")
+    trainer.restore(tensors, info["step"])
+    return [Report(**report) for report in info["reports"]]
+
+
+def _check_fit(config: Config, spec: DatasetSpec, world: int) -> None:
+    for name, ours, theirs in (
+        ("model.image_channels", config.model.image_channels, spec.image_channels),
+        ("model.mask_channels", config.model.mask_channels, spec.mask_channels),
+        ("model.image_size", config.model.image_size, spec.image_size),
+    ):
+        if ours != theirs:
+            raise InputError(f"{name} is {ours}, but dataset {spec.name} has {theirs}; set {name} to {theirs}")
+    share, remainder = divmod(config.training.batch_size, world)
+    if remainder or (_needs_discriminator(config) and share > 4 and share % 4):
+        raise InputError(
+            f"training.batch_size is {config.training.batch_size} for {world} worker(s); each worker's share must be a whole "
+            "number, and at most 4 or a multiple of 4 (the discriminator compares samples in groups of four)"
+        )
+
+
+def _needs_discriminator(config: Config) -> bool:
+    """Whether anything reads the discriminator: without attention and adversarial loss it would be trained for nothing."""
+    return config.model.architecture == "cdal" and (config.loss.attention > 0 or config.loss.adversarial > 0)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _from_rank_zero(compute: Callable[[], T]) -> T:
+    """What rank 0 computes, on every rank."""
+    rank, world = _rank_and_world()
+    if world == 1:
+        return compute()
+    box = [compute() if rank == 0 else None]
+    torch.distributed.broadcast_object_list(box)
+    return box[0]  # type: ignore[return-value]
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _adam_state(network: nn.Module, adam: torch.optim.Adam) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in adam.state.get(parameter, {}).items()
+    }
+
+
+def _load_adam_state(network: nn.Module, adam: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
+    states = {
+        number: checkpoint.unprefixed(tensors, f"{name}.")
+        for number, (name, _) in enumerate(network.named_parameters())
+        if f"{name}.step" in tensors
+    }
+    adam.load_state_dict({"state": states, "param_groups": adam.state_dict()["param_groups"]})

@@ -1,0 +1,214 @@
+"""The training loop: exact resume, workers that share one batch, weights that are switched off, and clear ends."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cdal.checkpoint import load_model
+from cdal.config import Config
+from cdal.data import Dataset, open_dataset
+from cdal.errors import DivergedError, InputError
+from cdal.training import BEST, LAST, Report, history, train
+
+SMALL: dict[str, Any] = {
+    "model.image_size": 16,
+    "model.base_width": 8,
+    "model.width_multipliers": [1, 1],
+    "model.attention_resolutions": [8],
+    "model.encoder_blocks": 0,
+    "model.latent_size": 8,
+    "model.latent_embedding": 16,
+    "model.discriminator_width": 4,
+    "model.discriminator_time_embedding": 8,
+    "diffusion.timesteps": 2,
+    "loss.r1_interval": 2,
+    "loss.adversarial": 0.1,
+    "optimiser.ema_decay": 0.5,
+    "optimiser.cosine_epochs": 3,
+    "training.epochs": 3,
+    "training.steps_per_epoch": 3,
+    "training.batch_size": 8,
+    "evaluation.validation_cases": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Dataset:
+    return open_dataset("phantom", size=16, cases=12, classes=1)
+
+
+def small(**changes: Any) -> Config:
+    return Config().replace(SMALL | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def numbers(reports: list[Report]) -> list[dict[str, Any]]:
+    """What must not depend on the machine's speed."""
+    return [
+        {key: value for key, value in report.values.items() if not key.endswith(("seconds", "per_second", "bytes"))}
+        for report in reports
+    ]
+
+
+def assert_same_checkpoint(a: Path, b: Path) -> None:
+    ours, theirs = load_file(a), load_file(b)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__architecture": "unet"}, {"loss__attention": 0, "loss__adversarial": 0}])
+def test_reports_and_checkpoints(tmp_path: Path, phantom: Dataset, changes: dict[str, Any]) -> None:
+    config = small(**changes)
+    reports = list(train(config, phantom, tmp_path))
+    assert [report.epoch for report in reports] == [1, 2, 3]
+    assert [report.step for report in reports] == [3, 6, 9]
+    assert [report.last for report in reports] == [False, False, True]
+    assert history(tmp_path) == reports
+    assert all(math.isfinite(report.values["loss_generator"]) for report in reports)
+    assert reports[-1].values["images"] == 72
+
+    best = max(report.values["dice"] for report in reports)
+    assert [report for report in reports if report.best][-1].values["dice"] == best
+    loaded, generator = load_model(tmp_path / BEST)
+    assert loaded == config
+    assert not generator.training
+
+    saved = load_file(tmp_path / LAST)
+    trains_discriminator = any(name.startswith("discriminator.") for name in saved)
+    assert trains_discriminator == (changes == {})
+    assert ("loss_discriminator" in reports[0].values) == trains_discriminator
+
+
+@pytest.mark.parametrize("cut_after", [1, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, phantom: Dataset, cut_after: int) -> None:
+    config = small()
+    whole = list(train(config, phantom, tmp_path / "whole"))
+
+    first = train(config, phantom, tmp_path / "cut")
+    for _ in range(cut_after):
+        next(first)
+    first.close()
+    rest = list(train(config, phantom, tmp_path / "cut"))
+    assert [report.epoch for report in rest] == list(range(cut_after + 1, 4))
+    assert numbers(history(tmp_path / "cut")) == numbers(whole)
+    assert_same_checkpoint(tmp_path / "cut" / LAST, tmp_path / "whole" / LAST)
+    assert_same_checkpoint(tmp_path / "cut" / BEST, tmp_path / "whole" / BEST)
+    assert list(train(config, phantom, tmp_path / "cut")) == []
+
+
+def test_a_run_killed_inside_an_epoch_repeats_that_epoch(tmp_path: Path, phantom: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small()
+    whole = list(train(config, phantom, tmp_path / "whole"))
+    from cdal.training import Trainer
+
+    step = Trainer.step
+
+    def dies(self: Trainer, *args: Any) -> Any:
+        if self.steps == 4:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        list(train(config, phantom, tmp_path / "cut"))
+    monkeypatch.undo()
+    list(train(config, phantom, tmp_path / "cut"))
+    assert numbers(history(tmp_path / "cut")) == numbers(whole)
+    assert_same_checkpoint(tmp_path / "cut" / LAST, tmp_path / "whole" / LAST)
+
+
+def test_more_epochs_may_be_asked_for_later(tmp_path: Path, phantom: Dataset) -> None:
+    list(train(small(training__epochs=2), phantom, tmp_path))
+    assert [report.epoch for report in train(small(training__epochs=3), phantom, tmp_path)] == [3]
+
+
+def test_another_configuration_needs_another_folder(tmp_path: Path, phantom: Dataset) -> None:
+    next(train(small(), phantom, tmp_path))
+    with pytest.raises(InputError, match=r"was trained with loss.adversarial = 0.1, not 0.2; use another folder"):
+        next(train(small(loss__adversarial=0.2), phantom, tmp_path))
+
+
+def test_the_callers_random_state_does_not_matter(tmp_path: Path, phantom: Dataset) -> None:
+    config = small(training__epochs=1)
+    torch.manual_seed(1)
+    (one,) = train(config, phantom, tmp_path / "a")
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    (two,) = train(config, phantom, tmp_path / "b")
+    assert numbers([one]) == numbers([two])
+    assert torch.equal(state, torch.random.get_rng_state())
+    (other,) = train(small(training__epochs=1, training__seed=1), phantom, tmp_path / "c")
+    assert numbers([other]) != numbers([one])
+
+
+def test_divergence_ends_with_a_reason(tmp_path: Path, phantom: Dataset) -> None:
+    config = small(optimiser__lr_generator=1e30, optimiser__cosine_epochs=0, training__epochs=5)
+    with pytest.raises(DivergedError, match=r"loss_\w+ became (nan|inf) in epoch \d, step \d+"):
+        list(train(config, phantom, tmp_path))
+
+
+def test_learning_rates_follow_the_cosine(tmp_path: Path, phantom: Dataset) -> None:
+    config = small(optimiser__lr_generator=1e-3, optimiser__lr_floor=1e-4, training__steps_per_epoch=1)
+    rates = [report.values["lr_generator"] for report in train(config, phantom, tmp_path)]
+    expected = [1e-4 + 9e-4 * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__mask_channels": 3}, "model.mask_channels is 3, but dataset phantom has 1"),
+        ({"model__image_channels": 3}, "model.image_channels is 3, but dataset phantom has 1"),
+        ({"model__image_size": 32}, "model.image_size is 32, but dataset phantom has 16"),
+        ({"training__batch_size": 6}, "at most 4 or a multiple of 4"),
+    ],
+)
+def test_configurations_that_do_not_fit(tmp_path: Path, phantom: Dataset, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        next(train(small(**changes), phantom, tmp_path))
+
+
+def run_command(*args: str, workers: int = 0) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)] if workers else []
+    command = [sys.executable, *launcher, "-m", "cdal.train", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+TINY = [
+    *("--set", "training.epochs=2", "--set", "training.steps_per_epoch=2", "--set", "training.batch_size=8"),
+    *("--set", "model.width_multipliers=[1,1]", "--set", "model.base_width=8"),
+    *("--set", "model.encoder_blocks=0", "--set", "model.discriminator_width=4"),
+    *("--set", "loss.adversarial=0.1", "--set", "evaluation.validation_cases=2", "--set", "optimiser.lr_generator=1e-3"),
+]
+
+
+def test_two_workers_compute_what_one_computes(tmp_path: Path) -> None:
+    """Minibatch statistics included: a worker's share keeps the discriminator's groups together."""
+    one = run_command("--device", "cpu", "--out", str(tmp_path / "one"), *TINY)
+    assert one.returncode == 0, one.stderr
+    two = run_command("--device", "cpu", "--out", str(tmp_path / "two"), *TINY, workers=2)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("epoch") == one.stdout.count("epoch")
+    for ours, theirs in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
+        for name, value in ours.values.items():
+            if name.startswith(("loss", "r1", "attention", "images")) and not name.endswith("per_second"):
+                assert theirs.values[name] == pytest.approx(value, rel=2e-3), name
+
+
+def test_command_line_mistakes(tmp_path: Path) -> None:
+    for args, words in (
+        (["--dataset", "hippocampus"], "give its folder with --data"),
+        (["--set", "loss.adversarial=much"], "loss.adversarial is 'much'; it must be a number"),
+        (["--fold", "9"], "fold"),
+    ):
+        done = run_command("--out", str(tmp_path / "x"), *args)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
