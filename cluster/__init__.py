@@ -1,0 +1,1 @@
+"""Files that start clusters elsewhere; the search itself knows nothing of them."""

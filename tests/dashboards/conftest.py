@@ -1,0 +1,116 @@
+"""Lakes to build pages from, written by the real Writer; the learning in them is made up, the pictures are drawn."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tune.results import Writer, create_experiment
+
+MakeLake = Callable[..., Path]
+
+_START = 1_790_000_000.0
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pictures(dice: float, seed: int, side: int = 64) -> dict[str, bytes]:
+    """A grey image with a bright two-class blob, its true mask, and a predicted mask that is off by more the lower the Dice."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    angle = np.arctan2(y, x)
+
+    def blob(shift: float) -> NDArray[np.uint8]:
+        radius = 0.26 + 0.05 * np.sin(3 * angle + seed) + 0.03 * np.cos(5 * angle + 2 * seed)
+        inside = np.hypot(x - shift, y - shift / 2) < radius
+        return np.where(inside, np.where(x - shift < 0.05, 1, 2), 0).astype(np.uint8)
+
+    truth = blob(0.0)
+    texture = rng.normal(0, 9, (side, side)) + 30 * np.cos(4 * x + seed) + 20 * np.sin(7 * y)
+    image = np.clip(70 + 75 * (truth > 0) + 25 * (truth == 2) + texture, 0, 255).astype(np.uint8)
+    return {"image": png(image), "truth": png(truth), "prediction": png(blob(0.45 * (1 - dice)))}
+
+
+def trial_rows(
+    number: int, rng: np.random.Generator, *, dataset: str, epochs: int = 27
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One plausible trial and its epochs: more steps and a suitable learning rate help, ASHA stops the slow starters."""
+    kind = {0: "published", 1: "unet"}.get(number, "searched")
+    lr = 1.6e-4 if number < 2 else float(10 ** rng.uniform(-5, -2.5))
+    steps, latent = (4, 50) if number < 2 else (int(rng.choice([1, 2, 4, 8])), int(rng.choice([16, 50, 100, 256])))
+    adversarial = 0.0 if number < 2 else float(rng.uniform(0, 0.5))
+    ceiling = 0.9 - 0.06 * abs(math.log10(lr) + 3.3) ** 1.7 - 0.02 * abs(math.log2(steps) - 2.4) - 0.2 * abs(adversarial - 0.15)
+    ceiling -= 0.03 if kind == "unet" else 0.0
+    speed = rng.uniform(3, 7)
+    curve = [max(0.02, ceiling * (1 - math.exp(-epoch / speed)) + rng.normal(0, 0.008)) for epoch in range(1, epochs + 1)]
+    for rung in (3, 9):
+        if number > 1 and curve[rung - 1] < 0.25 + 0.055 * rung:
+            curve = curve[:rung]
+            break
+    status = "finished" if len(curve) == epochs else "stopped"
+    best = int(np.argmax(curve))
+    trial_id = f"t{number:04d}"
+    row = {
+        "trial_id": trial_id, "number": number, "dataset": dataset, "fold": 0, "kind": kind, "status": status,
+        "reason": None if status == "finished" else f"ASHA: not among the best third at epoch {len(curve)}",
+        "epochs": len(curve), "validation_dice": curve[best], "best_epoch": best + 1, "votes": 5,
+        "seconds_per_case": 0.04 * steps + 0.03,
+        "started_at": _START + 40 * number, "ended_at": _START + 40 * number + 9 * len(curve),
+        "seconds": 9.0 * len(curve), "cpu_seconds": 18.0 * len(curve), "device": "cpu", "parameters": 1_400_000,
+        "config.diffusion.timesteps": steps, "config.model.latent_size": latent, "config.optimiser.lr_generator": lr,
+        "config.loss.adversarial": adversarial, "config.model.width_multipliers": [1, 2, 2], "config.diffusion.schedule":
+        "variance_preserving",
+    }  # fmt: skip
+    if status == "finished":
+        row |= {"final_dice": curve[best] + 0.006, "final_iou": (curve[best] + 0.006) / (2 - curve[best] - 0.006)}
+    losses = [
+        {"loss_generator": 1.2 * math.exp(-e / 6) + 0.1, "loss_discriminator": 0.9, "train_seconds": 8.0} for e in range(len(curve))
+    ]
+    epochs_rows = [
+        {"trial_id": trial_id, "epoch": epoch, "dice": dice, "iou": dice / (2 - dice), **losses[epoch - 1]}
+        for epoch, dice in enumerate(curve, 1)
+    ]
+    return row, epochs_rows
+
+
+@pytest.fixture
+def make_lake(tmp_path: Path) -> MakeLake:
+    """Write (part of) a lake: `make_lake("name", dataset="phantom", trials=24)`; returns its root."""
+
+    def make(name: str = "first", *, dataset: str = "phantom", trials: int = 24, seed: int = 0, **overrides: Any) -> Path:
+        root = tmp_path / "lake"
+        searched = ["diffusion.timesteps", "model.latent_size", "optimiser.lr_generator", "loss.adversarial"]
+        create_experiment(root, name, {"dataset": dataset, "fold": 0, "searched": searched})
+        rng = np.random.default_rng(seed)
+        with Writer(root, name, flush_seconds=60) as writer:
+            for number in range(trials):
+                row, epochs = trial_rows(number, rng, dataset=dataset)
+                writer.append("metrics", epochs)
+                writer.append("trials", row | overrides)
+                if row["status"] == "finished":
+                    for case in range(6):
+                        dice = row["final_dice"] - 0.06 * case + 0.04
+                        shown = {
+                            "trial_id": row["trial_id"],
+                            "split": "validation",
+                            "case": f"case_{case:03d}",
+                            "votes": 5,
+                            "dice": dice,
+                        }
+                        writer.append("cases", {**shown, "class": "anterior", "iou": dice / (2 - dice), "seconds": 0.2})
+                        writer.append("gallery", shown | pictures(dice, case))
+        return root
+
+    return make
