@@ -1,11 +1,12 @@
 """Losses of both networks and the spatial attention between them (cDAL section 3.2).
 
-Shapes: B batch, M mask channels, H and W pixels. Every loss is the mean over the batch, so that workers average to the same value.
+Shapes: B batch, M mask channels, H and W pixels. The mean of a loss over all workers is the loss of their joint batch.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,17 +44,28 @@ def reconstruction_loss(predicted: Tensor, mask: Tensor) -> Tensor:
 
 
 def soft_dice_loss(predicted: Tensor, mask: Tensor) -> Tensor:
-    """1 - soft Dice of the foreground, mean over samples and classes (Milletari et al. 2016).
+    """1 - soft Dice of the foreground over the whole batch of all workers, mean over classes (Milletari et al. 2016).
 
-    Both (B, M, H, W) in [-1, 1] -> scalar. Where there are several channels, those behind the first are foreground. One is added
-    above and below the fraction, so that predicting nothing where nothing is costs nothing.
+    Both (B, M, H, W) in [-1, 1] -> scalar. Where there are several channels, those behind the first are foreground. It counts
+    over the batch and not per sample, because samples without a class would reward predicting none anywhere. One is added above
+    and below the fraction, so that a batch without a class costs nothing where none is predicted.
     """
     probability, truth = (predicted + 1) / 2, (mask + 1) / 2
     if mask.shape[1] > 1:
         probability, truth = probability[:, 1:], truth[:, 1:]
-    overlap = (probability * truth).sum(dim=(2, 3))
-    total = probability.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
+    overlap = sum_over_workers((probability * truth).sum(dim=(0, 2, 3)))
+    total = sum_over_workers(probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3)))
     return 1 - ((2 * overlap + 1) / (total + 1)).mean()
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """The sum of a tensor over all workers, whose gradient is right after the workers' gradients have been averaged."""
+    if not torch.distributed.is_initialized():
+        return values
+    total = values.detach().clone()
+    torch.distributed.all_reduce(total)
+    own = torch.distributed.get_world_size() * values
+    return own + (total - own).detach()
 
 
 def spatial_attention(feature: Tensor, size: tuple[int, int], *, normalised: bool = False) -> Tensor:

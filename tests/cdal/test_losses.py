@@ -32,6 +32,8 @@ def test_soft_dice_of_right_wrong_and_empty_masks() -> None:
 
     classes = torch.cat([-mask, mask, empty], dim=1)  # background, one organ, one absent
     assert soft_dice_loss(classes, classes) == 0
+    half_empty = torch.cat([mask, empty])  # samples without the class must not hide that it was missed in another
+    assert soft_dice_loss(torch.cat([empty, empty]), half_empty) > 0.9
     background_wrong = torch.cat([mask, mask, empty], dim=1)
     assert soft_dice_loss(background_wrong, classes) == 0
 

@@ -184,7 +184,16 @@ TINY = [
     *("--set", "training.epochs=2", "--set", "training.steps_per_epoch=2", "--set", "training.batch_size=8"),
     *("--set", "model.width_multipliers=[1,1]", "--set", "model.base_width=8"),
     *("--set", "model.encoder_blocks=0", "--set", "model.discriminator_width=4"),
-    *("--set", "loss.adversarial=0.1", "--set", "evaluation.validation_cases=2", "--set", "optimiser.lr_generator=1e-3"),
+    *(
+        "--set",
+        "loss.adversarial=0.1",
+        "--set",
+        "loss.soft_dice=1",
+        "--set",
+        "evaluation.validation_cases=2",
+        "--set",
+        "optimiser.lr_generator=1e-3",
+    ),
 ]
 
 

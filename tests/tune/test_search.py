@@ -1,0 +1,294 @@
+"""The command as users run it: real searches with tiny models, cut, killed, and resumed."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tune import search
+from tune.results import load
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = """
+dataset: {name: phantom, size: 16, cases: 8, classes: 1}
+fixed:
+  model.width_multipliers: [1]
+  model.encoder_blocks: 0
+  model.discriminator_width: 8
+  training.epochs: EPOCHS
+  training.steps_per_epoch: 2
+  training.batch_size: 2
+  training.samples_per_case: 1
+  optimiser.ema_decay: 0.5
+  evaluation.window: whole
+  evaluation.votes: 2
+  evaluation.blend: soft
+parameters:
+  diffusion.timesteps: {values: [1, 2]}
+  loss.adversarial: {min: 0.0, max: 0.2}
+  optimiser.lr_generator: {min: 1e-4, max: 1e-2, distribution: log_uniform}
+"""
+NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second"
+
+
+def tiny(folder: Path, epochs: int = 3) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(TINY.replace("EPOCHS", str(epochs)))
+    return path
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "tune/search.py", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {seconds} s:\n{output}")
+    return output
+
+
+def run(*arguments: object) -> list[str]:
+    process = start(*arguments)
+    output = finish(process)
+    assert process.returncode == 0, output
+    return output.splitlines()
+
+
+def trials(storage: Path, experiment: str) -> pd.DataFrame:
+    table = load(storage).trials().to_pandas()
+    return table[table["experiment"] == experiment].reset_index(drop=True)
+
+
+def assert_whole(storage: Path, experiment: str, count: int, epochs: int) -> None:
+    """Every trial once and ended, no epoch missing or doubled, every finished trial scored."""
+    table, lake = trials(storage, experiment), load(storage)
+    assert table["number"].tolist() == list(range(count))
+    assert set(table["status"]) <= {"finished", "stopped"}
+    metrics = lake.metrics().to_pandas().query("experiment == @experiment")
+    assert not metrics.duplicated(["trial_id", "epoch"]).any()
+    for row in table.to_dict("records"):
+        own = metrics[metrics["trial_id"] == row["trial_id"]]
+        assert sorted(own["epoch"]) == list(range(1, int(row["epochs"]) + 1)), row["trial_id"]
+        assert row["validation_dice"] == own["dice"].max()
+        if row["status"] == "finished":
+            assert row["epochs"] == epochs
+            assert len(lake.cases().to_pandas().query("experiment == @experiment and trial_id == @row['trial_id']")) > 0
+            assert pd.notna(row["final_dice"])
+
+
+def figures(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """The columns that a repetition must reproduce."""
+    kept = [name for name in table.columns if not re.search(NOT_FIGURES, name)]
+    return table[kept].sort_values(list(key)).reset_index(drop=True)
+
+
+def wait_for(condition: Any, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+def rows_of(storage: Path, table: str) -> int:
+    try:
+        return int(getattr(load(storage), table)().num_rows)
+    except search.InputError:
+        return 0
+
+
+def worker_processes(driver: int) -> list[int]:
+    """Processes that run trials of a driver: its raylet's children named after the trainable."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                name = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if "CdalTrial" in name and driver in ancestors(int(entry.name)):
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        found.append(pid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
+    """The same search twice in one lake, one trial at a time, with the same seed."""
+    folder = tmp_path_factory.mktemp("search")
+    common = ("--space", tiny(folder), "--storage", folder / "lake", "--trials", 6, "--max-concurrent", 1, "--seed", 7)
+    return folder / "lake", [run(*common, "--name", name) for name in ("first", "second")]
+
+
+def test_a_search_fills_the_lake_and_ends_with_the_leaderboard(twice: tuple[Path, list[list[str]]]) -> None:
+    storage, outputs = twice
+    page = Path(outputs[0][-1])
+    assert page == storage / "leaderboard.html"
+    assert page.is_file()
+    assert_whole(storage, "first", 6, 3)
+    table = trials(storage, "first")
+    assert table["kind"].tolist() == ["published", "unet", "searched", "searched", "searched", "searched"]
+    assert table.loc[0, "config.diffusion.timesteps"] == 4
+    assert table["config.model.architecture"].tolist() == ["cdal", "unet", "cdal", "cdal", "cdal", "cdal"]
+    assert (table["status"] == "finished")[:2].all()
+    best = table.loc[table["validation_dice"].idxmax()]
+    assert pd.notna(best["final_dice"])
+    assert all((storage / path).is_file() for path in table["checkpoint"])
+    assert (table["startup_seconds"] - table["model_seconds"])[1:].median() < 1.0
+    gallery = load(storage).gallery().to_pandas()
+    assert all(picture.startswith(b"\x89PNG") for name in ("image", "truth", "prediction", "uncertainty") for picture in gallery[name])
+    description = load(storage).experiments[0].description
+    assert set(description["space"]["parameters"]) == {"diffusion.timesteps", "loss.adversarial", "optimiser.lr_generator"}
+    assert len(description["split_hash"]) == 64
+
+
+def test_the_same_seed_gives_the_same_figures(twice: tuple[Path, list[list[str]]]) -> None:
+    storage, _ = twice
+    lake = load(storage)
+    keys = {"trials": ["number"], "metrics": ["trial_id", "epoch"], "cases": ["trial_id", "case", "class", "votes"]}
+    for table, key in keys.items():
+        whole = getattr(lake, table)().to_pandas()
+        first, second = (figures(whole[whole["experiment"] == name], key) for name in ("first", "second"))
+        assert len(first) > 0
+        pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_more_trials_can_be_added_later(twice: tuple[Path, list[list[str]]]) -> None:
+    storage, _ = twice
+    run("--storage", storage, "--resume", "second", "--trials", 8)
+    assert_whole(storage, "second", 8, 3)
+    again = run("--storage", storage, "--resume", "second")  # nothing is left to do, and nothing is done
+    assert again[-1] == str(storage / "leaderboard.html")
+
+
+def test_a_killed_search_goes_on_and_loses_nothing(tmp_path: Path) -> None:
+    storage, seconds = tmp_path / "lake", random.Random(0)
+    arguments: list[object] = ["--space", tiny(tmp_path, epochs=12), "--storage", storage, "--trials", 5, "--name", "cut"]
+    for _ in range(3):
+        before = rows_of(storage, "metrics")
+        driver = start(*arguments)
+        wait_for(lambda before=before: rows_of(storage, "metrics") > before or driver.poll() is not None)
+        time.sleep(seconds.uniform(0, 2))
+        if driver.poll() is None:
+            driver.send_signal(signal.SIGKILL)
+        driver.communicate()
+        arguments = ["--resume", "cut", "--storage", storage]
+    last = start(*arguments)
+    wait_for(lambda: worker_processes(last.pid) or last.poll() is not None)
+    time.sleep(seconds.uniform(1, 3))
+    for worker in worker_processes(last.pid)[:1]:
+        os.kill(worker, signal.SIGKILL)
+    output = finish(last)
+    assert last.returncode == 0, output
+    assert_whole(storage, "cut", 5, 12)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_end_is_quick_and_tells_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    driver = start("--space", tiny(tmp_path, epochs=500), "--storage", tmp_path / "lake", "--trials", 4, "--name", "polite")
+    wait_for(lambda: rows_of(tmp_path / "lake", "metrics") > 0)
+    asked = time.monotonic()
+    driver.send_signal(number)
+    output = finish(driver, 30)
+    assert driver.returncode == 130, output
+    assert time.monotonic() - asked < 10
+    assert output.splitlines()[-1] == f"python tune/search.py --resume polite --storage {tmp_path / 'lake'}"
+    assert "Traceback" not in output
+    statuses = set(trials(tmp_path / "lake", "polite")["status"])
+    assert "interrupted" in statuses
+    assert not statuses & {"running", "pending"}
+
+
+def test_a_time_budget_ends_with_the_best_trial_scored(tmp_path: Path) -> None:
+    storage = tmp_path / "lake"
+    lines = run("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "25s", "--name", "short")
+    table = trials(storage, "short")
+    assert set(table["status"]) == {"stopped"}
+    best = table.loc[table["validation_dice"].idxmax()]
+    assert pd.notna(best["final_dice"])
+    assert "the time budget was used up" in set(table["reason"])
+    assert lines[-1] == str(storage / "leaderboard.html")
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers(tmp_path: Path) -> None:
+    arguments = ("--space", tiny(tmp_path, epochs=2), "--storage", tmp_path / "lake", "--trials", 1, "--seed", 7)
+    run(*arguments, "--workers-per-trial", 2, "--name", "two")
+    assert_whole(tmp_path / "lake", "two", 1, 2)
+    run(*arguments, "--name", "one")
+    both = load(tmp_path / "lake").metrics().to_pandas().pivot_table(index="epoch", columns="experiment", values="loss_reconstruction")
+    assert both["one"].to_numpy() == pytest.approx(both["two"].to_numpy(), rel=1e-3)
+
+
+def test_two_searches_do_not_share_an_experiment(tmp_path: Path) -> None:
+    from tune.session import hold
+
+    with hold(tmp_path / "tune"), pytest.raises(search.InputError, match="another search is running in"), hold(tmp_path / "tune"):
+        pass
+
+
+WRONG = {
+    "gpu": (["--gpus-per-worker", "1000"], "a trial asks for 1 worker of"),
+    "dataset": (["--dataset", "brain"], "no search space for the dataset 'brain'"),
+    "space": (["--space", "none.yaml"], "the search space none.yaml cannot be read"),
+    "time": (["--time-budget", "soon"], "--time-budget is 'soon'"),
+    "storage": (["--storage", "s3://bucket/lake"], "a folder that all its workers see"),
+    "resume": (["--resume", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
+    "resume in an empty lake": (["--resume", "--storage", "STORAGE"], "no experiments"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_input_gives_one_line_and_status_2(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, expected = WRONG[kind]
+    started = time.monotonic()
+    assert search.main([argument.replace("STORAGE", str(tmp_path)) for argument in arguments]) == 2
+    assert time.monotonic() - started < 10
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search.main(["--dry-run", "--storage", str(tmp_path / "lake"), "--epochs", "3"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("phantom, fold 0", "28 train, 8 validate, 12 kept", "published 4", "0 published, 1 unet", "3 epochs", "at once", "seed"):
+        assert part in printed
+    assert not (tmp_path / "lake").exists()
+
+
+def test_help_explains_and_lists_every_option() -> None:
+    text = search.parser().format_help()
+    options = (
+        "--dataset --data --space --set --fold --epochs --trials --time-budget --seed --max-concurrent --workers-per-trial "
+        "--cpus-per-worker --gpus-per-worker --address --storage --name --resume --dry-run"
+    )
+    assert set(re.findall(r"(?<![\w-])--[a-z-]+", search.parser().format_usage())) == set(options.split())
+    assert "python tune/search.py --dataset hippocampus --data" in text
+    assert all(f"  {option}" in text for option in options.split())
