@@ -66,11 +66,10 @@ class ModelConfig:
             raise InputError("model.width_multipliers is empty; give one number per resolution level, for example [1, 2, 2]")
         if self.base_width < 8 or self.base_width % 8:
             raise InputError(f"model.base_width is {self.base_width}; it must be a multiple of 8")
-        smallest = 2 ** (len(self.width_multipliers) - 1)
-        if self.image_size % smallest:
+        if self.image_size % self.size_multiple:
             raise InputError(
                 f"model.image_size is {self.image_size}, which {len(self.width_multipliers)} levels cannot halve evenly; "
-                f"use a multiple of {smallest}"
+                f"use a multiple of {self.size_multiple}"
             )
         blocks = 6 if self.discriminator == "large" else 4
         if self.attention_tap > blocks:
@@ -82,6 +81,11 @@ class ModelConfig:
                 f"model.image_size is {self.image_size}; the {self.discriminator} discriminator needs at least "
                 f"{self.discriminator_reduction} pixels"
             )
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths that the generator takes are multiples of this."""
+        return int(2 ** (len(self.width_multipliers) - 1))
 
     @property
     def discriminator_reduction(self) -> int:

@@ -1,16 +1,19 @@
-"""A trained generator as a function from images to random masks.
+"""A trained generator as a function from images to random masks, and its scores by the full protocol.
 
 Shapes: N images, C image channels, M mask channels, H and W pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
 from cdal.config import Config
+from cdal.data import Dataset
 from cdal.diffusion import Diffusion
-from cdal.evaluation import Sample
+from cdal.evaluation import CaseResult, Sample, evaluate
 from cdal.generator import Generator
 
 
@@ -49,3 +52,23 @@ def plain_prediction(generator: Generator, features: Tensor, shape: tuple[int, .
     t = torch.zeros(shape[0], dtype=torch.long, device=features.device)
     out: Tensor = generator(noisy, t, features, features.new_zeros(shape[0], generator.latent_size))
     return out
+
+
+def full_protocol(config: Config, generator: Generator, dataset: Dataset, cases: Sequence[str]) -> Iterator[CaseResult]:
+    """Score a trained generator case by case as `config.evaluation` says, on the generator's device.
+
+    A plain U-Net says the same every time, so it votes once.
+    """
+    protocol = config.evaluation
+    return evaluate(
+        dataset,
+        cases,
+        sampler(config, generator),
+        votes=1 if config.model.architecture == "unet" else protocol.votes,
+        multiple=config.model.size_multiple,
+        seed=config.training.seed,
+        device=next(generator.parameters()).device,
+        window=protocol.window,
+        overlap=protocol.overlap,
+        blend=protocol.blend,
+    )

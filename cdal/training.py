@@ -367,7 +367,7 @@ def _validate(trainer: Trainer, dataset: Dataset, cases: tuple[str, ...]) -> Val
         cases[: config.evaluation.validation_cases or None],
         sampler(config, trainer.evaluated),
         votes=config.evaluation.validation_votes,
-        multiple=2 ** (len(config.model.width_multipliers) - 1),
+        multiple=config.model.size_multiple,
         seed=config.training.seed,
         device=trainer.device,
     )
