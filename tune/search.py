@@ -1,0 +1,227 @@
+r"""Search the settings of cDAL that segment a dataset best.
+
+On this machine, with generated images, in about two minutes:
+
+    python tune/search.py
+
+On real data (small models where there is no GPU, the published sizes where there is one):
+
+    python tune/search.py --dataset hippocampus --data ../shared/data/Task04_Hippocampus --time-budget 30m
+
+On a Ray cluster, two GPUs a trial, from its head (`ray attach cluster.yaml`) or through `ray job submit`:
+
+    python tune/search.py --address auto --dataset hippocampus --data /data/Task04_Hippocampus \
+        --storage /shared/results --trials 200 --workers-per-trial 2 --gpus-per-worker 1
+
+A search that was cut, by Ctrl-C or by a power failure, goes on with `--resume`. The last line printed is the leaderboard's path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+try:
+    from cdal.errors import InputError
+    from tune.results import create_experiment, load, read_experiment
+except ModuleNotFoundError as missing:
+    if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
+        sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
+    sys.exit("The project is not installed; run `pip install -e .` in its folder.")
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tune.plan import Options, Plan
+    from tune.recorder import Record
+
+DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+_ON_RESUME = ("trials", "time_budget", "data", "max_concurrent", "workers_per_trial", "cpus_per_worker", "gpus_per_worker")
+_NEWEST = ""  # --resume without a name
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    head, _, examples = (__doc__ or "").partition("\n")
+    found = argparse.ArgumentParser(
+        description=head, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    what = found.add_argument_group("what to search")
+    what.add_argument("--dataset", help="phantom (generated images, the default) or hippocampus")
+    what.add_argument("--data", metavar="FOLDER", help="where the dataset's files are")
+    what.add_argument("--space", metavar="FILE", help="YAML file, or a name under tune/spaces (default: the dataset's)")
+    what.add_argument(
+        "--set",
+        action="append",
+        metavar="PATH=VALUE",
+        dest="sets",
+        help="fix a field of the configuration, such as loss.r1_gamma=0.5, or an option of the dataset, such as dataset.size=64; "
+        "repeatable",
+    )
+    what.add_argument("--fold", type=int, help="which fold's training and validation cases to use (default: 0)")
+    what.add_argument("--epochs", type=int, help="length of a whole trial (default: the space's)")
+    how = found.add_argument_group("how long")
+    how.add_argument("--trials", type=int, help="how many, controls included (default: 8, or as many as the time budget allows)")
+    how.add_argument("--time-budget", metavar="TIME", help="90s, 30m, 2h, 1h30m: stop then, with the best trial fully scored")
+    how.add_argument("--seed", type=int, help="of the search and of every training (default: 0)")
+    where = found.add_argument_group("with what")
+    where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    where.add_argument("--workers-per-trial", type=int, metavar="N", help="processes that train one model together (default: 1)")
+    where.add_argument("--cpus-per-worker", type=float, metavar="N", help="default: 1; beside GPUs their share")
+    where.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 if there are any; 0.5: two trials share one")
+    where.add_argument("--address", help="Ray cluster to use, such as auto (default: this machine alone)")
+    keep = found.add_argument_group("results")
+    keep.add_argument("--storage", default="results", metavar="FOLDER", help="results lake (default: results)")
+    keep.add_argument("--name", help="of the experiment (default: the dataset and the time)")
+    keep.add_argument("--resume", nargs="?", const=_NEWEST, metavar="NAME", help="go on with an experiment (default: the newest)")
+    keep.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 done, 1 the work failed, 2 the input is wrong, 130 interrupted."""
+    given = parser().parse_args(arguments)
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    try:
+        return search(given, console)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted before anything began", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+
+
+def search(given: argparse.Namespace, console: Console) -> int:
+    """Plan, run, and show the result.
+
+    Raises:
+        InputError: what was asked for cannot be done.
+    """
+    from tune.plan import make_plan, remake_plan, this_machine
+    from tune.session import Interrupted, Session, cluster_nodes, connect, hold
+
+    if "://" in given.storage:
+        raise InputError(f"--storage is {given.storage}; for now a search needs a folder that all its workers see")
+    root = Path(given.storage).expanduser()
+    description: dict[str, Any] | None = None
+    name = given.name or ""
+    if given.resume is not None:
+        name = _resumed_name(given, root)
+        description = dict(read_experiment(root, name).description)
+    options = _options(given, description)
+
+    machine = None if given.address else this_machine()
+    if machine is None:
+        connect(given.address, this=None)
+    nodes = cluster_nodes() if machine is None else [machine]
+    plan = make_plan(options, nodes) if description is None else remake_plan(description, options, nodes)
+    if given.dry_run:
+        _print_plan(plan, name, console)
+        return DONE
+    if description is None:
+        name = name or f"{plan.space.dataset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+        create_experiment(root, name, plan.describe())
+    with hold(root / name / "tune"):
+        _print_plan(plan, name, console)
+        session = Session(plan, root, name, machine=machine, address=given.address)
+        budget = options.time_budget
+        if budget is not None and description is not None and given.time_budget is None:
+            budget = max(budget - session.used, 0.0)  # the rest of what the search was given first
+        try:
+            records = session.run(console, resume=description is not None, budget=budget)
+        except Interrupted:
+            _print_interrupted(given, name, console)
+            _leave(INTERRUPTED)
+        except InputError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            console.print(f"the search failed: {error}\ngo on with: {_resume_command(given, name)}", markup=False)
+            _leave(WORK_FAILED)
+    return _finish(plan, root, records, console)
+
+
+def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> Options:
+    """What was asked for; of a resumed experiment, what it was started with, and what may be changed."""
+    from tune.plan import Options, parse_duration
+
+    said = {name: value for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__}
+    if "sets" in said:
+        said["sets"] = tuple(said["sets"])
+    if "time_budget" in said:
+        said["time_budget"] = parse_duration(said["time_budget"])
+    if description is None:
+        return Options(**said)
+    for name in said:
+        if name not in _ON_RESUME:
+            option = "set" if name == "sets" else name.replace("_", "-")
+            raise InputError(f"--{option} cannot change when an experiment goes on; start another one, without --resume")
+    if "data" in said:
+        said["data"] = str(Path(said["data"]).expanduser().absolute())
+    return replace(Options.from_dict(description["arguments"]), **said)
+
+
+def _resumed_name(given: argparse.Namespace, root: Path) -> str:
+    if given.resume != _NEWEST or given.name:
+        return str(given.resume or given.name)
+    experiments = load(root).experiments
+    return max(experiments, key=lambda experiment: str(experiment.description.get("created_at", ""))).name
+
+
+def _print_plan(plan: Plan, name: str, console: Console) -> None:
+    if name:
+        console.print(f"experiment  {name}", markup=False)
+    for line in plan.lines():
+        console.print(line, markup=False)
+
+
+def _print_interrupted(given: argparse.Namespace, name: str, console: Console) -> None:
+    console.print(f"interrupted; all results are saved. Go on with:\n{_resume_command(given, name)}", markup=False)
+
+
+def _resume_command(given: argparse.Namespace, name: str) -> str:
+    import shlex
+
+    command = ["python", "tune/search.py", "--resume", name]
+    command += ["--storage", given.storage] if given.storage != "results" else []
+    command += ["--address", given.address] if given.address else []
+    return shlex.join(command)
+
+
+def _finish(plan: Plan, root: Path, records: list[Record], console: Console) -> int:
+    """Print the best trials and draw the leaderboard; its path is the last line."""
+    from dashboards.leaderboard import build
+    from tune.progress import top_table
+
+    page = build(root)
+    if all(record.row.get("validation_dice") is None for record in records):
+        reason = next((record.row.get("reason") for record in records if record.row.get("reason")), "no trial was run")
+        console.print(f"no trial has a result: {reason}", markup=False)
+        print(page)  # noqa: T201
+        return WORK_FAILED
+    console.print(top_table(records, list(plan.space.parameters)))
+    print(page)  # noqa: T201
+    return DONE
+
+
+def _leave(status: int) -> None:
+    """End at once: Ray Tune's thread may still run, and the processes that Ray started end with this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+        del sys.path[0]  # tune/ itself is no place to import from
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""One session of a search: Ray Tune runs the trials in a thread, the main thread shows progress and listens for signals.
+
+Nothing is kept but in the lake and in the trials' own checkpoints, so a session may end at any moment and another goes on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+import ray.tune
+from rich.console import Console
+
+from cdal.config import Config
+from cdal.errors import InputError
+from tune.plan import Node, Plan
+from tune.progress import Progress, best_of
+from tune.recorder import Record, Recorder, RecordingCallback
+from tune.results import load
+from tune.strategy import UNET, Asha, Deadline, Proposal, Queue, Study, TruthfulSearcher, startup_trials
+from tune.trial import RESTARTS, CdalTrial, TrialSettings, score, trial_id
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last message need not have a Dice
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "PYTHONWARNINGS": "ignore",
+}
+_UNET_RECIPE = {"model.architecture": "unet", "loss.soft_dice": 1.0, "optimiser.lr_generator": 1e-3}
+"""How people train a plain U-Net: the control is no straw man. What the space fixes stays."""
+_TICK_SECONDS = 0.25
+_CLOCK_SECONDS = 5.0
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
+    """Ctrl-C, or a polite request to end."""
+
+
+class Session:
+    """One process's work on one experiment, new or continued; see `hold`."""
+
+    def __init__(self, plan: Plan, root: Path, name: str, *, machine: Node | None, address: str | None = None) -> None:
+        """Open an experiment that is in the lake.
+
+        Args:
+            plan: what to do.
+            root: the lake.
+            name: the experiment.
+            machine: what this machine gives to trials; None on a cluster.
+            address: of the cluster.
+        """
+        self.plan, self.root, self.name, self._machine, self._address = plan, root, name, machine, address
+        self._tune_folder = root / name / "tune"
+        resources, config = plan.resources, plan.published
+        common = {"dataset": plan.space.dataset, "fold": plan.options.fold, "workers": resources.workers}
+        self.recorder = Recorder(root, name, common, gpus=resources.gpus * resources.workers)
+        self.study = Study(plan.space, seed=plan.options.seed, startup=startup_trials(plan.trials))
+        self._asha = Asha(epochs=config.training.epochs, grace=plan.grace, reduction=3)
+        self._interrupted = threading.Event()
+        self._used = self._read_clock()
+
+    def run(self, console: Console, *, resume: bool, budget: float | None) -> list[Record]:
+        """Run trials until there are enough or the time is up, and score the best by the full protocol. Returns all trials.
+
+        Args:
+            console: where progress is shown.
+            resume: whether the lake has trials of this experiment.
+            budget: seconds; None for as long as it takes.
+
+        Raises:
+            Interrupted: somebody asked for the end; all is saved.
+        """
+        earlier = self.recorder.restore(load(self.root), self.plan.space) if resume else []
+        self._asha.replay(earlier)
+        queue = Queue.start(self.plan.space, self.study, self.plan.trials, earlier)
+        deadline = Deadline(budget, epochs=self.plan.published.training.epochs)
+        try:
+            with self._signals():
+                if not queue.empty and not deadline.over:
+                    self._connect()
+                    self._run_tune(console, queue, deadline)
+                self._score_best()
+        except (Interrupted, KeyboardInterrupt):
+            self.recorder.interrupt("the search was interrupted")
+            raise Interrupted from None
+        finally:
+            self._write_clock()
+            self.recorder.close()
+        return self.recorder.snapshot()
+
+    def settings(self, proposal: Proposal, config: Config) -> TrialSettings:
+        """What the trial's workers are told."""
+        plan = self.plan
+        return TrialSettings(
+            number=proposal.number,
+            kind=proposal.kind,
+            config=config.to_dict(),
+            dataset=plan.space.dataset,
+            options=dict(plan.space.options),
+            data=plan.data,
+            fold=plan.options.fold,
+            folder=str(self.recorder.folder(proposal.number).absolute()),
+            workers=plan.resources.workers,
+            cpus=plan.resources.cpus,
+            gpus=plan.resources.gpus,
+        )
+
+    def _configure(self, proposal: Proposal) -> dict[str, Any]:
+        config = trial_config(self.plan, proposal)
+        self.recorder.propose(proposal, config)
+        settings = self.settings(proposal, config)
+        return {"number": proposal.number, "kind": proposal.kind, "settings": settings.to_json()}
+
+    def _run_tune(self, console: Console, queue: Queue, deadline: Deadline) -> None:
+        """Let Ray Tune run in a thread; show how it goes until it is done."""
+        tuner = self._tuner(queue, deadline)
+        problems: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                tuner.fit()
+            except BaseException as error:  # handed over to the main thread
+                problems.append(error)
+
+        thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+        epochs = self.plan.published.training.epochs
+        with Progress(console, trials=self.plan.trials, epochs=epochs, time_left=lambda: deadline.left) as progress:
+            thread.start()
+            saved = time.monotonic()
+            while thread.is_alive() and not self._interrupted.is_set():
+                progress.show(self.recorder.snapshot())
+                if time.monotonic() - saved > _CLOCK_SECONDS:
+                    self._write_clock()
+                    saved = time.monotonic()
+                thread.join(_TICK_SECONDS)
+            progress.show(self.recorder.snapshot())
+        if self._interrupted.is_set():
+            raise Interrupted
+        if problems:
+            raise problems[0]
+
+    def _tuner(self, queue: Queue, deadline: Deadline) -> ray.tune.Tuner:
+        resources = self.plan.resources
+
+        def why_stopped(tune_id: str) -> str:
+            return "the time budget was used up" if tune_id in deadline.stopped else "behind the others at the same epoch"
+
+        searcher = TruthfulSearcher(queue, self._configure, self.recorder.refuse, lambda: deadline.over)
+        return ray.tune.Tuner(
+            CdalTrial,
+            tune_config=ray.tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=self._asha,
+                num_samples=-1,  # the searcher says when there are enough
+                max_concurrent_trials=resources.at_once,
+                reuse_actors=resources.workers == 1,
+                trial_name_creator=lambda trial: f"trial_{trial_id(trial.config['number'])}",
+                trial_dirname_creator=lambda trial: trial_id(trial.config["number"]),
+            ),
+            run_config=ray.tune.RunConfig(
+                name="ray",
+                storage_path=str(self._tune_folder.absolute()),
+                callbacks=[RecordingCallback(self.recorder, why_stopped, deadline.saw_scoring)],
+                stop=deadline,
+                failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
+                verbose=0,
+            ),
+        )
+
+    def _score_best(self) -> None:
+        """The best trial may have been stopped before its final evaluation: score its best checkpoint now."""
+        best = best_of(self.recorder.snapshot())
+        if best is None or best.row.get("final_dice") is not None:
+            return
+        self._connect()
+        resources, space = self.plan.resources, self.plan.space
+        values = {path: best.row[f"config.{path}"] for path in space.parameters}
+        proposal = Proposal(best.number, str(best.row["kind"]), values)
+        task = ray.remote(score).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        reference = task.remote(self.settings(proposal, trial_config(self.plan, proposal)))
+        while not ray.wait([reference], timeout=_TICK_SECONDS)[0]:
+            if self._interrupted.is_set():
+                raise Interrupted
+        self.recorder.take(best.number, ray.get(reference))
+
+    def _connect(self) -> None:
+        connect(self._address, this=self._machine)
+        self._listen()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _listen(self) -> None:
+        """Ctrl-C and SIGTERM end the search in good order. (Ray sets handlers of its own when it starts.)"""
+
+        def ask_for_end(number: int, frame: FrameType | None) -> None:
+            self._interrupted.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask_for_end)
+
+    @property
+    def used(self) -> float:
+        """Seconds that all sessions of this experiment have taken so far."""
+        return self._used
+
+    def _clock_file(self) -> Path:
+        return self._tune_folder / "seconds_used"
+
+    def _read_clock(self) -> float:
+        self._started = time.monotonic()
+        try:
+            return float(self._clock_file().read_text())
+        except (OSError, ValueError):
+            return 0.0
+
+    def _write_clock(self) -> None:
+        self._tune_folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._clock_file().with_suffix(".tmp")
+        temporary.write_text(f"{self._used + time.monotonic() - self._started:.1f}")
+        temporary.replace(self._clock_file())
+
+
+def trial_config(plan: Plan, proposal: Proposal) -> Config:
+    """The whole configuration of a trial. Raises InputError where its values do not go together."""
+    config = plan.space.config(proposal.values)
+    if proposal.kind == UNET:
+        return config.replace({path: value for path, value in _UNET_RECIPE.items() if path not in plan.space.fixed})
+    return config
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other searches out of an experiment's folder.
+
+    Raises:
+        InputError: another one is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "driver.lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"another search is running in {folder.parent}; wait for it or stop it first") from None
+        yield
+
+
+def connect(address: str | None, *, this: Node | None) -> None:
+    """Start Ray on this machine, or join a cluster; once per process.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    warnings.filterwarnings("ignore", module=r"ray\.")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
+    if this is not None:
+        ray.init(address="local", num_cpus=int(this.cpus), num_gpus=int(this.gpus), include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"no Ray cluster at --address {address}: {' '.join(str(error).split())[:200]}") from error
+
+
+def cluster_nodes() -> list[Node]:
+    """The machines of the cluster that Ray is connected to."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+    return [node for node in nodes if node.cpus > 0] or [Node(0, 0)]

@@ -1,0 +1,386 @@
+"""What one trial does, on the machine where it runs: train, then score its best checkpoint by the full protocol.
+
+`messages(settings)` is the one code path. A trial of one worker pulls it in the trial's own process, which Ray Tune reuses for the
+next trial; a trial of several workers runs it in every worker of a Ray Train TorchTrainer and passes on what the first one says. It
+can be called again after any crash: epochs that are in the trial's checkpoint are repeated word for word, and the training goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import queue
+import socket
+import threading
+import time
+import traceback
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.tune
+import torch
+import torch.distributed
+from PIL import Image
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from torch import Tensor
+
+from cdal.checkpoint import load_model
+from cdal.config import Config
+from cdal.data import Case, Dataset, open_dataset
+from cdal.errors import DivergedError, InputError
+from cdal.evaluation import CaseResult
+from cdal.predict import full_protocol
+from cdal.training import BEST, Report, history, train
+
+Message = dict[str, Any]
+"""`epochs`: rows of the metrics table, new or repeated; `curve`: the same as (epoch, best Dice so far); a trial's last message has
+`done`, `status`, `reason`, and where it finished `trial`, `cases` and `gallery`."""
+
+PICTURES = 3  # best cases, and as many worst
+RESTARTS = 3  # of a worker that died
+_POLL_SECONDS = 1.0
+_DRIVER_BYTES = 2**20  # a process that only waits for workers takes no CPU, but Tune wants it to take something
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings:
+    """All that a trial needs to know; plain values, sent as JSON."""
+
+    number: int
+    kind: str
+    config: Mapping[str, Any]
+    dataset: str
+    options: Mapping[str, Any]
+    data: str | None
+    fold: int
+    folder: str
+    """The trial's own folder, seen by every worker."""
+    workers: int = 1
+    cpus: float = 1
+    """Of one worker."""
+    gpus: float = 0
+    """Of one worker."""
+
+    def to_json(self) -> str:
+        """Inverse of `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialSettings:
+        """Inverse of `to_json`."""
+        return cls(**json.loads(text))
+
+    def open_dataset(self) -> Dataset:
+        """The dataset, kept in memory by the process."""
+        return open_dataset(self.dataset, self.data, **self.options)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes; Ray shows a worker its own GPUs only."""
+        return torch.device("cuda" if self.gpus > 0 else "cpu")
+
+
+def messages(settings: TrialSettings) -> Iterator[Message]:
+    """Train from the last checkpoint on, one message per epoch, then score. The last message says how the trial ended."""
+    started = time.process_time()
+    torch.set_num_threads(max(1, int(settings.cpus)))
+    here = {"host": socket.gethostname(), "device": "cpu"}
+    if settings.device.type == "cuda":
+        here["device"] = torch.cuda.get_device_name()
+        torch.cuda.reset_peak_memory_stats()  # of the trial that this process ran before
+    for message in _messages(settings):
+        used = (time.process_time() - started) * settings.workers  # the workers do the same, so one stands for all
+        yield message | here | {"cpu_seconds": used}
+
+
+def _messages(settings: TrialSettings) -> Iterator[Message]:
+    folder, config = Path(settings.folder), Config.from_dict(settings.config)
+    try:
+        dataset = settings.open_dataset()
+        known = history(folder)
+        best = -math.inf
+        called = time.time()
+        for report in train(config, dataset, folder, fold=settings.fold, device=settings.device):
+            news, known = [*known, report], []
+            message, best = _epochs(settings.number, news, best)
+            yield message | {"first_step_at": called + report.values["first_step_seconds"]}
+        if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+            return
+        message, best = _epochs(settings.number, known, best)
+        yield message | score(settings) | {"done": True, "status": "finished", "reason": "trained and scored", "best_dice": best}
+    except DivergedError as error:
+        yield _ended("diverged", str(error))
+    except InputError as error:
+        yield _ended("failed", str(error))
+    except torch.OutOfMemoryError as error:
+        yield _ended("failed", f"out of GPU memory: {str(error).splitlines()[0]}", traceback.format_exc())
+    except Exception as error:  # a trial that cannot work shall not be tried again and again, nor end the search
+        if torch.distributed.is_initialized():
+            raise  # most likely another worker died: Ray Train starts them all again
+        yield _ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", traceback.format_exc())
+
+
+def metrics_row(number: int, report: Report) -> dict[str, Any]:
+    """A report as a row of the metrics table."""
+    values = {key: value for key, value in report.values.items() if key not in ("model_seconds", "first_step_seconds")}
+    return {"trial_id": trial_id(number), "epoch": report.epoch, "step": report.step} | values
+
+
+def trial_id(number: int) -> str:
+    """A trial's name in the lake and of its folder."""
+    return f"{number:05d}"
+
+
+def curve(dice: Mapping[int, float]) -> list[tuple[int, float]]:
+    """(epoch, best Dice so far) from the Dice of every epoch."""
+    epochs = sorted(dice)
+    best = np.maximum.accumulate([dice[epoch] for epoch in epochs]).tolist() if epochs else []
+    return list(zip(epochs, best, strict=True))
+
+
+def score(settings: TrialSettings) -> Message:
+    """Evaluate the best checkpoint on the validation split by the full protocol."""
+    started = time.perf_counter()
+    config, generator = load_model(Path(settings.folder) / BEST)
+    dataset = settings.open_dataset()
+    cases = dataset.split(settings.fold).validation[: config.evaluation.cases or None]
+    results = []
+    rows: list[dict[str, Any]] = []
+    for result in full_protocol(config, generator.to(settings.device), dataset, cases):
+        results.append(_Picture.of(dataset.case(result.case_id), result))
+        rows += _case_rows(settings.number, result)
+    votes = rows[-1]["votes"]
+    last = [row for row in rows if row["votes"] == votes]
+    return {
+        "trial": {
+            "final_dice": float(np.mean([row["dice"] for row in last])),
+            "final_iou": float(np.mean([row["iou"] for row in last])),
+            "votes": votes,
+            "seconds_per_case": float(np.mean([result.seconds for result in results])),
+            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
+            "scoring_seconds": time.perf_counter() - started,
+        },
+        "cases": rows,
+        "gallery": [picture.row(settings.number, votes) for picture in _shown(results)],
+    }
+
+
+class CdalTrial(ray.tune.Trainable):
+    """A trial as Ray Tune sees it: every step passes on the next message."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> ray.tune.PlacementGroupFactory:
+        """What this process takes; workers that a TorchTrainer starts take theirs themselves, and must find it free."""
+        settings = TrialSettings.from_json(config["settings"])
+        if settings.workers > 1:
+            return ray.tune.PlacementGroupFactory([{"memory": _DRIVER_BYTES}])
+        gpus = {"GPU": settings.gpus} if settings.gpus else {}
+        return ray.tune.PlacementGroupFactory([{"CPU": settings.cpus} | gpus])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial of this process."""
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Drop the trial at hand, if there is one, and begin another."""
+        self.cleanup()
+        self._settings = TrialSettings.from_json(new_config["settings"])
+        self._source = messages(self._settings) if self._settings.workers == 1 else _distributed(self._settings)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next message, as a result for Tune: what schedulers read on top, all else under `payload`."""
+        message = next(self._source)
+        message.setdefault("curve", [])
+        result: dict[str, Any] = {key: message[key] for key in ("curve", "done", "status") if key in message}
+        if message["curve"]:
+            result["epoch"], result["best_dice"] = message["curve"][-1]
+        return result | {"payload": message}
+
+    def cleanup(self) -> None:
+        """Tune stops the trial between two messages."""
+        source = getattr(self, "_source", None)
+        if source is not None:
+            source.close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """A pointer: the training writes its own checkpoints to the trial's folder."""
+        return {"folder": self._settings.folder}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing, see `save_checkpoint`."""
+
+
+def _distributed(settings: TrialSettings) -> Iterator[Message]:
+    """Run `messages` in the workers of a TorchTrainer and pass on what the first one says."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Empty, Queue
+
+    _release(settings)
+    gpus = {"GPU": settings.gpus} if settings.gpus else {}
+    mailbox = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"settings": settings.to_json(), "mailbox": mailbox},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpus > 0,
+            resources_per_worker={"CPU": settings.cpus, "memory": _mark(settings)} | gpus,
+        ),
+        run_config=RunConfig(name="train", storage_path=settings.folder, failure_config=FailureConfig(max_failures=RESTARTS)),
+    )
+    problem: queue.Queue[BaseException | None] = queue.Queue()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            problem.put(None)
+        except BaseException as error:  # handed over to the trial's own thread
+            problem.put(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    seen = 0
+    try:
+        while True:
+            try:
+                message = mailbox.get(timeout=_POLL_SECONDS)
+            except Empty:
+                if thread.is_alive():
+                    continue
+                error = problem.get()
+                yield _ended("failed", f"the workers ended: {' '.join(str(error).split())[:300]}")
+                return
+            message["curve"] = [point for point in message.get("curve", []) if point[0] > seen]
+            seen = max([seen, *(epoch for epoch, _ in message["curve"])])
+            if message.get("done"):
+                thread.join()
+            yield message
+    finally:
+        if thread.is_alive():
+            _release(settings)
+        mailbox.shutdown(force=True)
+
+
+def work(config: dict[str, Any]) -> None:
+    """One worker of a trial of several; the first passes on its messages."""
+    import ray.train
+
+    settings = TrialSettings.from_json(config["settings"])
+    first = ray.train.get_context().get_world_rank() == 0
+    for message in messages(settings):
+        if first:
+            config["mailbox"].put(message)
+
+
+def _release(settings: TrialSettings) -> None:
+    """Give back what worker groups of the trial hold, which ends their workers at once.
+
+    A group outlives the trial's own process where that is killed, and would keep its successor waiting for ever. (Ray Train's own
+    cleaner needs Ray's dashboard.)
+    """
+    for name, group in placement_group_table().items():
+        bundles = group["bundles"].values()
+        if group["state"] != "REMOVED" and bundles and all(bundle.get("memory") == _mark(settings) for bundle in bundles):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
+
+
+def _mark(settings: TrialSettings) -> int:
+    """Bytes of memory that the trial's workers ask for: 1 to 2 MiB, another for every trial, to tell them apart."""
+    return 2**20 + zlib.crc32(settings.folder.encode()) % 2**20
+
+
+def _epochs(number: int, reports: list[Report], best: float) -> tuple[Message, float]:
+    """The message of some epochs, the last of which are new, and the best Dice so far."""
+    points = []
+    for report in reports:
+        best = max(best, report.values["dice"])
+        points.append((report.epoch, best))
+    message: Message = {"epochs": [metrics_row(number, report) for report in reports], "curve": points}
+    if reports:
+        message |= {"model_seconds": reports[-1].values.get("model_seconds")}
+    return message, best
+
+
+def _ended(status: str, reason: str, error: str | None = None) -> Message:
+    return {"done": True, "status": status, "reason": reason, "error": error}
+
+
+def _case_rows(number: int, result: CaseResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial_id": trial_id(number),
+            "split": "validation",
+            "case": result.case_id,
+            "class": item.class_name,
+            "votes": item.votes,
+            "dice": item.dice,
+            "iou": item.iou,
+            "hd95": item.hd95,
+            "seconds": item.seconds,
+        }
+        for item in result.scores
+    ]
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One slice of a case: image (C, H, W), truth, prediction and uncertainty (H, W)."""
+
+    case_id: str
+    dice: float
+    seconds: float
+    image: Tensor
+    truth: Tensor
+    prediction: Tensor
+    uncertainty: Tensor
+
+    @classmethod
+    def of(cls, case: Case, result: CaseResult) -> _Picture:
+        """The middle one of the slices that have foreground."""
+        filled = case.label.flatten(1).any(dim=1).nonzero().flatten().tolist() or list(range(len(case.label)))
+        middle = filled[len(filled) // 2]
+        return cls(
+            result.case_id,
+            result.dice,
+            result.seconds,
+            case.image[:, middle],
+            case.label[middle],
+            result.labels[middle],
+            result.entropy[middle],
+        )
+
+    def row(self, number: int, votes: int) -> dict[str, Any]:
+        """A row of the gallery table; the uncertainty is the entropy of the votes, white where it is largest."""
+        grey = ((self.image.clamp(-1, 1) + 1) * 127.5).round().byte()
+        colours = grey[0] if len(grey) != 3 else grey.permute(1, 2, 0)
+        return {
+            "trial_id": trial_id(number),
+            "split": "validation",
+            "case": self.case_id,
+            "votes": votes,
+            "dice": self.dice,
+            "image": _png(colours),
+            "truth": _png(self.truth),
+            "prediction": _png(self.prediction),
+            "uncertainty": _png((self.uncertainty * 255).round().byte()),
+        }
+
+
+def _shown(pictures: list[_Picture]) -> list[_Picture]:
+    """The best cases and the worst."""
+    ranked = sorted(pictures, key=lambda picture: (-picture.dice, picture.case_id))
+    return ranked if len(ranked) <= 2 * PICTURES else ranked[:PICTURES] + ranked[-PICTURES:]
+
+
+def _png(pixels: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.to(torch.uint8).numpy())).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
