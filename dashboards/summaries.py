@@ -18,6 +18,16 @@ HIGHLIGHTED_CURVES = 6
 GALLERY_CASES = 3  # best, and as many worst
 
 _CONFIG = "config."
+_UNUSED_BY_UNET = (
+    "config.diffusion.",
+    "config.model.latent",
+    "config.model.discriminator",
+    "config.model.attention_tap",
+    "config.loss.adversarial",
+    "config.loss.attention",
+    "config.loss.r1",
+    "config.optimiser.lr_discriminator",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,7 @@ def boards(lake: Lake) -> list[Board]:
     descriptions = {experiment.name: experiment.description for experiment in lake.experiments}
     known = {experiment.name: experiment.dataset or "unknown dataset" for experiment in lake.experiments}
     trials["dataset"] = trials["dataset"].fillna(trials["experiment"].map(known)).astype(str)
-    trials = with_final_scores(trials, lake.cases(["dice", "iou"]).to_pandas())
+    trials = with_final_scores(without_unused(trials), lake.cases(["dice", "iou"]).to_pandas())
     metrics = lake.metrics(["dice"]).to_pandas()
     gallery = lake.gallery(["dice", "votes"]).to_pandas()
     found = []
@@ -64,6 +74,12 @@ def boards(lake: Lake) -> list[Board]:
             )
         )
     return found
+
+
+def without_unused(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials without the settings that a plain U-Net has no use for, such as its time steps."""
+    columns = [column for column in trials.columns if column.startswith(_UNUSED_BY_UNET)]
+    return trials.assign(**{column: trials[column].mask(trials["kind"] == "unet") for column in columns})
 
 
 def rank(trials: pd.DataFrame) -> pd.DataFrame:
