@@ -1,0 +1,35 @@
+# make search        install, search on built-in synthetic data, write the leaderboard
+# make test          the whole test suite            make lint         style and types
+# make leaderboard   draw the leaderboard again from the results
+PYTHON ?= python3
+bin := .venv/bin
+storage ?= results
+
+.PHONY: search leaderboard test lint
+search: .venv/installed
+	$(bin)/python tune/search.py --storage $(storage)
+
+leaderboard: .venv/installed
+	$(bin)/python dashboards/leaderboard.py --storage $(storage)
+
+test: .venv/installed-dev
+	$(bin)/python -m pytest
+
+lint: .venv/installed-dev
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; try make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# torch comes first, so that no other package chooses its build
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(bin)/pip install --quiet --constraint constraints.txt torch
+	$(bin)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(bin)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
