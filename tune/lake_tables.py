@@ -1,0 +1,313 @@
+"""The lake's tables: their schemas, rows made into Arrow tables, and files of any age read back as one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tune.lake_storage import Store
+
+SCHEMA_VERSION = 1
+
+_TEXT, _WHOLE, _NUMBER, _BYTES = pa.string(), pa.int64(), pa.float64(), pa.binary()
+_TIME = pa.timestamp("us", tz="UTC")
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "trials": pa.schema(
+        {
+            "experiment": _TEXT,
+            "trial_id": _TEXT,
+            "number": _WHOLE,  # order in which the search proposed it, from 0
+            "dataset": _TEXT,
+            "fold": _WHOLE,
+            "kind": _TEXT,  # searched | published | unet
+            "status": _TEXT,  # pending | running | finished | stopped | diverged | failed | interrupted
+            "reason": _TEXT,  # why it ended, one sentence
+            "error": _TEXT,
+            "seed": _WHOLE,
+            "epochs": _WHOLE,  # epochs trained
+            "validation_dice": _NUMBER,  # best epoch's, cheap validation: what the search maximises
+            "validation_iou": _NUMBER,
+            "best_epoch": _WHOLE,
+            "final_dice": _NUMBER,  # best checkpoint, full protocol, majority vote, validation split
+            "final_iou": _NUMBER,
+            "test_dice": _NUMBER,  # the same on the test split; null until finalists are tested
+            "test_iou": _NUMBER,
+            "votes": _WHOLE,
+            "seconds_per_case": _NUMBER,
+            "started_at": _TIME,
+            "ended_at": _TIME,
+            "seconds": _NUMBER,
+            "gpu_seconds": _NUMBER,
+            "cpu_seconds": _NUMBER,
+            "memory_bytes": _WHOLE,  # peak
+            "parameters": _WHOLE,  # of the generator
+            "workers": _WHOLE,
+            "device": _TEXT,
+            "host": _TEXT,
+            "restarts": _WHOLE,
+            "checkpoint": _TEXT,
+            "recorded_at": _TIME,
+        }
+    ),
+    "metrics": pa.schema(
+        {
+            "experiment": _TEXT,
+            "trial_id": _TEXT,
+            "epoch": _WHOLE,
+            "step": _WHOLE,  # optimiser steps so far
+            "images": _WHOLE,  # training samples so far
+            "dice": _NUMBER,  # cheap validation, mean over classes and cases
+            "iou": _NUMBER,
+            "class_dice": pa.list_(_NUMBER),
+            "loss_generator": _NUMBER,
+            "loss_discriminator": _NUMBER,
+            "lr_generator": _NUMBER,
+            "lr_discriminator": _NUMBER,
+            "train_seconds": _NUMBER,
+            "validation_seconds": _NUMBER,
+            "images_per_second": _NUMBER,
+            "memory_bytes": _WHOLE,
+            "recorded_at": _TIME,
+        }
+    ),
+    "cases": pa.schema(
+        {
+            "experiment": _TEXT,
+            "trial_id": _TEXT,
+            "split": _TEXT,
+            "case": _TEXT,
+            "class": _TEXT,
+            "votes": _WHOLE,
+            "dice": _NUMBER,
+            "iou": _NUMBER,
+            "hd95": _NUMBER,
+            "seconds": _NUMBER,
+            "recorded_at": _TIME,
+        }
+    ),
+    "gallery": pa.schema(
+        {
+            "experiment": _TEXT,
+            "trial_id": _TEXT,
+            "split": _TEXT,
+            "case": _TEXT,
+            "votes": _WHOLE,
+            "dice": _NUMBER,
+            "image": _BYTES,  # PNG, grey or RGB
+            "truth": _BYTES,  # PNG of class numbers, 0 = background
+            "prediction": _BYTES,
+            "uncertainty": _BYTES,  # PNG, grey: entropy of the votes
+            "recorded_at": _TIME,
+        }
+    ),
+}
+"""The columns every table has. Others (`config.*`, further losses) are kept as well, their types taken from the values."""
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "trials": ("experiment", "trial_id"),
+    "metrics": ("experiment", "trial_id", "epoch"),
+    "cases": ("experiment", "trial_id", "split", "case", "class", "votes"),
+    "gallery": ("experiment", "trial_id", "split", "case"),
+}
+
+_VERSION_KEY = b"schema_version"
+
+
+class LakeWarning(UserWarning):
+    """Something in the lake could not be used; the message names the file."""
+
+
+def plain(value: Any) -> Any:
+    """A plain Python value: NumPy and torch ones unwrapped, paths made text, unpaired surrogates (not UTF-8) replaced."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def fit(value: Any, field: pa.Field, table: str) -> Any:
+    """Check a value against its column."""
+    if field.type == _TIME and isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value, UTC)
+    if field.type == _WHOLE and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if field.type == _NUMBER and isinstance(value, int):
+        return float(value)
+    try:
+        if field.type == _WHOLE and not isinstance(value, int):
+            raise TypeError("not a whole number")  # Arrow would cut off the fraction
+        pa.scalar(value, field.type)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{table}.{field.name} is {value!r:.80}; the column holds {field.type}") from error
+    return value
+
+
+def to_table(rows: Sequence[Mapping[str, Any]], table: str) -> pa.Table:
+    """Rows as an Arrow table with all known columns, and one for every other name that occurs."""
+    schema = SCHEMAS[table]
+    names = [*schema.names, *dict.fromkeys(name for row in rows for name in row if name not in schema.names)]
+    columns = [
+        pa.array([row.get(name) for row in rows], schema.field(name).type)
+        if name in schema.names
+        else _infer([row.get(name) for row in rows])
+        for name in names
+    ]
+    return pa.table(columns, names=names)
+
+
+def _infer(values: Sequence[Any]) -> pa.Array:
+    """A column of values whose type nobody declared: the narrowest type that keeps them all, JSON text as the last resort."""
+    kinds = {type(value) for value in values if value is not None}
+    try:
+        if kinds <= {int, float} and float in kinds:
+            return pa.array([None if value is None else float(value) for value in values], _NUMBER)
+        if len(kinds) <= 1 and kinds <= {bool, int, float, str, bytes, datetime}:
+            return pa.array(values)
+        if kinds <= {list, tuple}:
+            inner = _infer([item for value in values if value is not None for item in value]).type
+            if not pa.types.is_nested(inner) and not pa.types.is_null(inner) and not _mixed(values):
+                return pa.array([None if value is None else list(value) for value in values], pa.list_(inner))
+    except (pa.ArrowException, OverflowError):
+        pass
+    return pa.array([None if value is None else _text(value) for value in values], _TEXT)
+
+
+def _mixed(lists: Sequence[Any]) -> bool:
+    """Whether the items of some lists are text only because their types differ."""
+    kinds = {type(item) for value in lists if value is not None for item in value if item is not None}
+    return len(kinds) > 1 and not kinds <= {int, float}
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
+
+
+def write_file(store: Store, folder: str, content: pa.Table, level: int) -> str:
+    """Write one immutable file; its name is unique and starts with the time of its newest row."""
+    metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), **(content.schema.metadata or {})}
+    sink = pa.BufferOutputStream()
+    pq.write_table(content.replace_schema_metadata(metadata), sink, compression="zstd")
+    stamp = pc.max(content["recorded_at"]).cast(_WHOLE).as_py() or 0
+    path = f"{folder}/{stamp:016d}-{uuid.uuid4().hex[:12]}-{level}.parquet"
+    store.write(path, sink.getvalue())
+    return path
+
+
+class _UnusableError(Exception):
+    """Why a file is not one of ours."""
+
+
+def read_files(store: Store, paths: Sequence[str], table: str, columns: Sequence[str] | None, into: dict[str, pa.Table]) -> None:
+    """Read the files that are not in `into` yet, at once; warn of each that is not one of ours. Raises FileNotFoundError."""
+    skipped: list[str] = []
+
+    def read(path: str) -> None:
+        try:
+            into[path] = _read_file(store.read(path), table, columns)
+        except _UnusableError as error:
+            skipped.append(f"skipped {store.name(path)}: {error}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read, [path for path in paths if path not in into]))
+    for message in sorted(skipped):
+        warnings.warn(message, LakeWarning, stacklevel=4)
+    for path in paths:
+        if path in into and _version(into[path]) > SCHEMA_VERSION:
+            warnings.warn(f"{store.name(path)} was written by a newer release; unknown columns are kept", LakeWarning, stacklevel=4)
+
+
+def _read_file(content: pa.Buffer, table: str, columns: Sequence[str] | None) -> pa.Table:
+    """One file's rows with the known columns in their types. Raises _UnusableError."""
+    known = SCHEMAS[table]
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
+        if _VERSION_KEY not in metadata:
+            raise _UnusableError("it carries no schema_version, so another program wrote it")
+        lacking = [name for name in (*KEYS[table], "recorded_at") if name not in names]
+        if lacking:
+            raise _UnusableError(f"it lacks the column {lacking[0]!r}")
+        rows = file.read(None if columns is None else [name for name in columns if name in names], use_threads=False)
+        for index, name in enumerate(rows.column_names):
+            if name in known.names and rows.field(name).type != known.field(name).type:
+                rows = rows.set_column(index, name, rows[name].cast(known.field(name).type))
+        rows = rows.replace_schema_metadata({_VERSION_KEY: metadata[_VERSION_KEY]})
+        _version(rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _UnusableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    return rows
+
+
+def _version(rows: pa.Table) -> int:
+    return int(rows.schema.metadata[_VERSION_KEY])
+
+
+def concatenate(parts: Sequence[pa.Table], table: str, columns: Sequence[str] | None) -> pa.Table:
+    """Files of different age in one table: known columns always there, others in the narrowest type that holds them all."""
+    known = {field.name: field.type for field in SCHEMAS[table] if columns is None or field.name in columns}
+    found: dict[str, list[pa.DataType]] = defaultdict(list)
+    for part in parts:
+        for field in part.schema:
+            found[field.name].append(field.type)
+    types = known | {name: _common(seen) for name, seen in found.items() if name not in known}
+    version = max(map(_version, parts), default=SCHEMA_VERSION)
+    schema = pa.schema(types, metadata={_VERSION_KEY: str(version).encode()})
+    whole = [pa.table([_convert(part, name, kind) for name, kind in types.items()], schema=schema) for part in parts]
+    return pa.concat_tables(whole) if whole else schema.empty_table()
+
+
+def _common(types: Sequence[pa.DataType]) -> pa.DataType:
+    kinds = {kind for kind in types if not pa.types.is_null(kind)}
+    if len(kinds) <= 1:
+        return kinds.pop() if kinds else pa.null()
+    if all(map(_numeric, kinds)):
+        return _NUMBER
+    if all(pa.types.is_list(kind) and _numeric(kind.value_type) for kind in kinds):
+        return pa.list_(_NUMBER)
+    return _TEXT
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _convert(part: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
+    if name not in part.column_names:
+        return pa.nulls(part.num_rows, kind)
+    column = part[name]
+    if column.type == kind:
+        return column
+    if kind == _TEXT and not (_numeric(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
+        return pa.array([None if value is None else _text(value) for value in column.to_pylist()], _TEXT)
+    return column.cast(kind, safe=False)
+
+
+def newest(table: pa.Table, key: Sequence[str]) -> pa.Table:
+    """The newest row of every key, in the order of writing."""
+    if table.num_rows < 2:
+        return table
+    order = pc.sort_indices(table["recorded_at"])
+    keys = table.select(list(key)).take(order).append_column("_place", pa.array(np.arange(table.num_rows)))
+    last = keys.group_by(list(key)).aggregate([("_place", "max")])["_place_max"]
+    return table.take(order.take(last.take(pc.sort_indices(last))))
+
+
+def stamp_of(path: str) -> int:
+    """Microseconds since 1970 of the newest row in a file, from its name; 0 where the name tells none."""
+    digits = path.rsplit("/", 1)[-1].split("-", 1)[0]
+    return int(digits) if digits.isdecimal() and len(digits) == 16 else 0
