@@ -57,8 +57,8 @@ def main() -> None:
         table.add_row(
             f"#{row['number']}",
             row["kind"],
-            str(row["config.diffusion.timesteps"]),
-            str(row["config.model.latent_size"]),
+            "-" if row["kind"] == "unet" else str(row["config.diffusion.timesteps"]),
+            "-" if row["kind"] == "unet" else str(row["config.model.latent_size"]),
             str(row["epochs"]),
             _triple(validation),
             _triple(test[0]),
