@@ -220,6 +220,8 @@ def test_pairs_and_posterior(parity: Path) -> None:
     x_t, x_next = diffusion.pair(fn["x_start"], fn["t"], fn["pairs_noise_second_drawn"], fn["pairs_noise_first_drawn"])
     torch.testing.assert_close(x_t, fn["x_t"], atol=1e-6, rtol=0)
     torch.testing.assert_close(x_next, fn["x_t_plus_one"], atol=1e-6, rtol=0)
+    alone, _ = diffusion.pair(fn["x_start"], fn["t"], fn["q_sample_noise"], torch.zeros_like(fn["x_start"]))
+    torch.testing.assert_close(alone, fn["q_sample"], atol=1e-6, rtol=0)
     sample = diffusion.posterior(fn["post_x0_pred"], fn["post_x_t"], fn["t"], fn["post_noise"])
     torch.testing.assert_close(sample, fn["post_sample"], atol=1e-6, rtol=0)
 
@@ -394,6 +396,13 @@ def test_function(parity: Path, name: str) -> None:
     torch.testing.assert_close(out, io["out"], atol=1e-6, rtol=1e-5)
     (out * io["cot"]).sum().backward()
     assert relative(x.grad, io["grad_in0"]) < 1e-4
+
+
+def test_per_pixel_projection(parity: Path) -> None:
+    """Released projections are stored [in, out]; ours are linear layers over the channels."""
+    io = load_file(parity / "blocks.safetensors")
+    out = F.linear(io["nin.in0"].movedim(1, -1), io["nin.param.W"].T, io["nin.param.b"]).movedim(-1, 1)
+    torch.testing.assert_close(out, io["nin.out"], atol=1e-5, rtol=0)
 
 
 def test_time_embeddings(parity: Path) -> None:
