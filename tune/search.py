@@ -6,7 +6,7 @@ On this machine, with generated images, in about two minutes:
 
 On real data (small models where there is no GPU, the published sizes where there is one):
 
-    python tune/search.py --dataset hippocampus --data ../shared/data/Task04_Hippocampus --time-budget 30m
+    python tune/search.py --dataset hippocampus --data Task04_Hippocampus --time-budget 30m
 
 On a Ray cluster, two GPUs a trial, from its head (`ray attach cluster.yaml`) or through `ray job submit`:
 

@@ -1,7 +1,7 @@
 """Datasets by name, their splits, and the batches a training draws from them.
 
     dataset = open_dataset("phantom", size=64)
-    dataset = open_dataset("hippocampus", "../shared/data/Task04_Hippocampus")
+    dataset = open_dataset("hippocampus", "Task04_Hippocampus")
     split = dataset.split(fold=0)
     image, mask = training_batch(dataset, split.train, step=0, batch_size=16, samples_per_case=4, mask_channels=3, seed=0)
     case = dataset.case(split.validation[0])
