@@ -12,15 +12,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import yaml
-
 from cdal.errors import InputError
+from cdal.plain_yaml import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,29 +342,26 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """A setting from the command line: "loss.adversarial=0.1" -> ("loss.adversarial", 0.1).
 
     Raises:
-        InputError: no equals sign, or a value that is no number, word or list.
+        InputError: no path, no equals sign, or a value that is not plain YAML.
     """
     path, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"{text!r} is not a setting; write FIELD=VALUE, for example loss.adversarial=0.1")
+    if not equals or not path.strip():
+        raise InputError(f"{text!r} is not a setting: it is not of the form path=value, for example loss.adversarial=0.1")
     try:
-        return path.strip(), plain_number(yaml.safe_load(value))
-    except yaml.YAMLError:
-        raise InputError(f"{text!r} is not a setting; {value!r} is not a number, word or list") from None
+        return path.strip(), read_yaml(value, "its value")
+    except InputError as error:
+        raise InputError(f"{text!r} is not a setting: {error}") from None
 
 
-def plain_number(value: Any) -> Any:
-    """The number that a text such as "1e-3" means, which YAML 1.1 reads as a word; anything else as it is."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
+def closest_field(path: str) -> str | None:
+    """The field whose dotted path looks most like a mistyped one."""
+    return next(iter(difflib.get_close_matches(path, field_types(), n=1)), None)
 
 
 def _split_path(path: str) -> tuple[str, str]:
-    known = field_types()
-    if path not in known:
-        near = difflib.get_close_matches(path, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"fields start with {', '.join(_SECTIONS)}"
+    if path not in field_types():
+        near = closest_field(path)
+        hint = f"did you mean {near!r}?" if near else f"fields start with {', '.join(_SECTIONS)}"
         raise InputError(f"unknown configuration field {path!r}; {hint}")
     section, key = path.split(".", 1)
     return section, key

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cdal.config import Config
+from cdal.config import Config, parse_setting
 from cdal.data import Dataset, Split, open_dataset
 from cdal.errors import InputError
 from tune import space as spaces
@@ -242,7 +242,7 @@ def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[s
         if name not in spaces.shipped():
             raise InputError(f"there is no search space for the dataset {dataset!r}; datasets with one: {', '.join(_names())}")
         space = spaces.load(name)
-    changes = _parse_sets(options.sets)
+    changes = dict(parse_setting(item) for item in options.sets)
     if options.epochs is not None:
         changes["training.epochs"] = options.epochs
     if "training.seed" not in space.fixed and "training.seed" not in changes:
@@ -254,16 +254,6 @@ def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[s
 
 def _names() -> list[str]:
     return [name for name in spaces.shipped() if not name.endswith("_cpu")]
-
-
-def _parse_sets(sets: Sequence[str]) -> dict[str, Any]:
-    values = {}
-    for item in sets:
-        path, equals, text = item.partition("=")
-        if not equals or not path:
-            raise InputError(f"--set {item} is not of the form path=value, for example --set loss.r1_gamma=0.5")
-        values[path.strip()] = spaces.read_yaml(text, f"--set {item}")
-    return values
 
 
 def parse_duration(text: str) -> float:

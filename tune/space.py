@@ -15,21 +15,19 @@ field holds one. Shapes that the data decide (`model.image_size`, `image_channel
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from cdal.config import Config, field_types, preset
+from cdal.config import Config, closest_field, field_types, preset
 from cdal.data import DATASETS, DatasetSpec
 from cdal.errors import InputError
+from cdal.plain_yaml import read_yaml
 
 FOLDER = Path(__file__).parent / "spaces"
 DISTRIBUTIONS = ("uniform", "log_uniform", "int_uniform", "int_log_uniform")
@@ -206,22 +204,6 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def read_yaml(text: str, source: str) -> Any:
-    """Plain YAML: no aliases, no tags, no key twice; 1e-4 is a number.
-
-    Raises:
-        InputError: the text is not such YAML; the sentence names the source and the line.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}" if mark else ""
-        raise InputError(f"{source}{place}: {error.problem or error.context or 'not valid YAML'}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{source} is not valid YAML: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
-
-
 def parse(content: object, source: str) -> Space:
     """A space from the content of a YAML file, or from what `Space.to_dict` gave.
 
@@ -314,10 +296,9 @@ def _range(source: str, key: str, path: str, rule: Mapping[str, Any]) -> Paramet
 
 
 def _check_field(source: str, key: str, path: object) -> None:
-    known = field_types()
-    if path not in known:
-        near = difflib.get_close_matches(str(path), known, n=1)
-        raise InputError(f"{source}: {key} is no field of the configuration" + (f"; did you mean {near[0]}?" if near else ""))
+    if path not in field_types():
+        near = closest_field(str(path))
+        raise InputError(f"{source}: {key} is no field of the configuration" + (f"; did you mean {near}?" if near else ""))
 
 
 def _check_values(space: Space) -> None:
@@ -364,24 +345,3 @@ def _to_optuna(value: Any) -> Any:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader without aliases (a small file may unfold to gigabytes) and without silent repetitions."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} appears twice", key.start_mark)
-            seen.add(key.value if isinstance(key.value, str) else str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 reads 1e-4 as text; everybody means the number.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))

@@ -8,7 +8,8 @@ import pytest
 
 from cdal.data import open_dataset
 from cdal.errors import InputError
-from tune.space import FOLDER, Space, from_optuna, load, parse, read_yaml, shipped, to_optuna
+from cdal.plain_yaml import read_yaml
+from tune.space import FOLDER, Space, from_optuna, load, parse, shipped, to_optuna
 
 GOOD = """
 dataset: {name: phantom, size: 16}
