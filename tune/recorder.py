@@ -6,7 +6,6 @@ pictures are safe: a trial that the lake calls ended is complete there, whenever
 
 from __future__ import annotations
 
-import copy
 import math
 import queue
 import threading
@@ -38,6 +37,10 @@ class Record:
     row: Row
     dice: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
+
+    def copy(self) -> Record:
+        """One that later messages do not change; the values themselves are never changed in place."""
+        return Record(dict(self.row), dict(self.dice), dict(self.seconds))
 
     @property
     def number(self) -> int:
@@ -95,7 +98,7 @@ class Recorder:
     def snapshot(self) -> list[Record]:
         """A copy of all trials, by number."""
         with self._lock:
-            return [copy.deepcopy(self._records[number]) for number in sorted(self._records)]
+            return [record.copy() for _, record in sorted(self._records.items())]
 
     def restore(self, lake: Lake, space: Space) -> list[Outcome]:
         """Take up the trials of earlier sessions, and the epochs that are only in their checkpoints.
