@@ -100,7 +100,7 @@ def optimisation_history(trials: pd.DataFrame) -> go.Figure:
                 text=[plain(label) for label in chosen["label"]],
                 hovertemplate="trial %{text}<br>Dice %{y:.4f}<extra>" + name + "</extra>",
             )
-    figure.update_xaxes(tickformat="d")
+    _count_along_x(figure, points["position"])
     return figure
 
 
@@ -138,7 +138,7 @@ def learning_curves(trials: pd.DataFrame, metrics: pd.DataFrame) -> go.Figure:
             name=name,
             hovertemplate="trial %{text}<br>epoch %{x}: Dice %{y:.4f}<extra></extra>",
         )
-    figure.update_xaxes(tickformat="d")
+    _count_along_x(figure, points["epoch"])
     return figure
 
 
@@ -186,6 +186,11 @@ def parameter_name(column: str) -> str:
 def _figure(x: str, y: str) -> go.Figure:
     axes = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
     return go.Figure(layout={**axes, "height": 400, "template": go.layout.Template(THEMES["light"])})
+
+
+def _count_along_x(figure: go.Figure, values: pd.Series) -> None:
+    """Whole numbers below the axis; few of them would otherwise be named twice, at halves."""
+    figure.update_xaxes(tickformat="d", dtick=1 if len(values) and values.max() - values.min() <= 8 else None)
 
 
 def _group(kind: object, status: object) -> str:
