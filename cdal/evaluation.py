@@ -164,7 +164,7 @@ def evaluate(
         if window == "whole":
             extent = (case.label.shape[0], *_padded_size(case.label.shape[1:], multiple))
         else:
-            extent = (spec.image_size if spec.volumetric else 1, spec.image_size, spec.image_size)
+            extent = (spec.sample_depth, spec.image_size, spec.image_size)
         rounded = blend == "rounded" and window == "sliding"
         prefixes = _prefixes(case, sample, rngs, extent, overlap, rounded, max_pixels)
         yield _result(case, spec, prefixes, time.perf_counter() - started)

@@ -7,26 +7,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import dataset_of
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cdal.data import Case, DatasetSpec, PhantomDataset, encode_mask, open_dataset
-from cdal.data.memory import InMemoryDataset
+from cdal.data import Case, DatasetSpec, encode_mask, open_dataset
+from cdal.data.cases import CaseDataset
+from cdal.data.folds import PARTITION_NAMES
+from cdal.data.phantom import PhantomDataset
 from cdal.evaluation import CaseResult, Sample, decide, dice_and_iou, evaluate, hd95, probabilities, validate
 
 VOLUME = DatasetSpec(
-    name="v", image_channels=1, classes=("a", "b"), image_size=8, volumetric=True, folds=4, protocol="", licence=""
+    name="v",
+    image_channels=1,
+    classes=("a", "b"),
+    image_size=8,
+    volumetric=True,
+    sample_depth=8,
+    folds=PARTITION_NAMES,
+    protocol="",
+    licence="",
 )
 
 
-def volumes(count: int = 6, spec: DatasetSpec = VOLUME) -> InMemoryDataset:
+def volumes(count: int = 6, spec: DatasetSpec = VOLUME) -> CaseDataset:
     """Volumes of different shapes, some smaller than a window, whose image holds the label: 0, 1, 2 as -1, 0, 1."""
     rng = torch.Generator().manual_seed(0)
     cases = []
     for number in range(count):
         label = torch.randint(0, len(spec.classes) + 1, (5 + number, 11, 19 - 2 * number), dtype=torch.uint8, generator=rng)
         cases.append(Case(id=f"case_{number}", image=label[None].float() - 1, label=label, spacing=(2.0, 1.0, 0.5)))
-    return InMemoryDataset(spec, cases)
+    return dataset_of(spec, cases)
 
 
 def oracle(images: Tensor, _: torch.Generator) -> Tensor:
@@ -38,7 +49,7 @@ def noisy(images: Tensor, rng: torch.Generator) -> Tensor:
     return oracle(images, rng) + 2 * torch.randn(len(images), 3, *images.shape[2:], generator=rng)
 
 
-def full(dataset: InMemoryDataset, sample: Sample, cases: tuple[str, ...] | None = None, **settings: object) -> list[CaseResult]:
+def full(dataset: CaseDataset, sample: Sample, cases: tuple[str, ...] | None = None, **settings: object) -> list[CaseResult]:
     common = {"votes": 3, "multiple": 4, "seed": 0, "device": "cpu"}
     return list(evaluate(dataset, cases or dataset.ids, sample, **common | settings))
 
@@ -92,10 +103,10 @@ def test_votes_agree_with_the_released_evaluation(parity: Path, name: str, foreg
 
     label = (truth[0] == foreground).to(torch.uint8)
     spec = DatasetSpec(
-        name=name, image_channels=1, classes=("x",), image_size=32, volumetric=False, folds=4, protocol="", licence="",
-        foreground=foreground,
+        name=name, image_channels=1, classes=("x",), image_size=32, volumetric=False, folds=PARTITION_NAMES, protocol="",
+        licence="", foreground=foreground,
     )  # fmt: skip
-    dataset = InMemoryDataset(spec, [Case(id=f"{i}", image=torch.zeros(1, 1, 32, 32), label=label) for i in range(4)])
+    dataset = dataset_of(spec, [Case(id=f"{i}", image=torch.zeros(1, 1, 32, 32), label=label) for i in range(4)])
     stored = iter(votes)
     (result,) = evaluate(dataset, ["0"], lambda images, rng: next(stored)[None], votes=len(votes), multiple=8, seed=0, device="cpu")
     assert result.scores[-1].votes == len(votes) == expected["n_votes"]
@@ -146,7 +157,7 @@ def test_absent_classes_in_a_case() -> None:
     label[:4] = 1
     empty = torch.zeros(8, 8, 8, dtype=torch.uint8)
     cases = [Case(id=f"{i}", image=torch.zeros(1, 8, 8, 8), label=(label, empty, label, empty)[i]) for i in range(4)]
-    dataset = InMemoryDataset(VOLUME, cases)
+    dataset = dataset_of(VOLUME, cases)
 
     def nothing(images: Tensor, _: torch.Generator) -> Tensor:
         return encode_mask(torch.zeros(len(images), *images.shape[2:], dtype=torch.uint8), 3)
@@ -202,9 +213,11 @@ def test_windows_are_those_of_monai(overlap: float) -> None:
 
 def test_published_blending_rounds_within_the_window() -> None:
     """Where one window is sure and another nearly even, soft votes follow the sure one and rounded votes make a tie."""
-    spec = DatasetSpec(name="i", image_channels=1, classes=("x",), image_size=4, volumetric=False, folds=4, protocol="", licence="")
+    spec = DatasetSpec(
+        name="i", image_channels=1, classes=("x",), image_size=4, volumetric=False, folds=PARTITION_NAMES, protocol="", licence=""
+    )
     image, label = torch.zeros(1, 1, 4, 6), torch.zeros(1, 4, 6, dtype=torch.uint8)
-    dataset = InMemoryDataset(spec, [Case(id=f"{number}", image=image, label=label) for number in range(4)])
+    dataset = dataset_of(spec, [Case(id=f"{number}", image=image, label=label) for number in range(4)])
 
     def sides(images: Tensor, _: torch.Generator) -> Tensor:
         assert len(images) == 2  # the left window, then the right one
@@ -303,10 +316,18 @@ def test_one_class_and_images() -> None:
 def test_inverted_foreground() -> None:
     """The published chest X-ray encoding: the foreground is -1 in the mask and still 1 in the labels."""
     spec = DatasetSpec(
-        name="i", image_channels=1, classes=("x",), image_size=8, volumetric=False, folds=4, protocol="", licence="", foreground=-1
+        name="i",
+        image_channels=1,
+        classes=("x",),
+        image_size=8,
+        volumetric=False,
+        folds=PARTITION_NAMES,
+        protocol="",
+        licence="",
+        foreground=-1,
     )
     label = (torch.arange(64) % 3 == 0).to(torch.uint8).reshape(1, 8, 8)
-    dataset = InMemoryDataset(spec, [Case(id=f"{i}", image=label[None].float(), label=label) for i in range(4)])
+    dataset = dataset_of(spec, [Case(id=f"{i}", image=label[None].float(), label=label) for i in range(4)])
     for result in full(dataset, lambda images, _: encode_mask(images[:, 0].to(torch.uint8), 1, spec.foreground)):
         assert torch.equal(result.labels, label)
 

@@ -12,25 +12,27 @@ To add a dataset: a class with the interface `Dataset` in a file of its own, and
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Hashable, Mapping
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
 from cdal.data.batches import Batch, encode_mask, steps_per_pass, training_batch
-from cdal.data.dataset import Case, Dataset, DatasetSpec, Split, SplitName
-from cdal.data.hippocampus import HippocampusDataset
-from cdal.data.phantom import PhantomDataset
+from cdal.data.dataset import Augmentation, Case, Dataset, DatasetSpec, Preparation, Source, Split, SplitName
+from cdal.data.remote import local_folder
 from cdal.errors import InputError
 
 __all__ = [
     "DATASETS",
+    "Augmentation",
     "Batch",
     "Case",
     "Dataset",
     "DatasetSpec",
-    "HippocampusDataset",
-    "PhantomDataset",
+    "Preparation",
+    "Source",
     "Split",
     "SplitName",
     "encode_mask",
@@ -41,11 +43,18 @@ __all__ = [
 
 
 class _Kind(NamedTuple):
-    create: Callable[..., Dataset]
+    create: str
+    """Module and class, imported when the dataset is opened."""
     reads_files: bool
 
 
-_KINDS = {"phantom": _Kind(PhantomDataset, False), "hippocampus": _Kind(HippocampusDataset, True)}
+_KINDS = {
+    "phantom": _Kind("cdal.data.phantom:PhantomDataset", False),
+    "hippocampus": _Kind("cdal.data.hippocampus:HippocampusDataset", True),
+    "monuseg": _Kind("cdal.data.monuseg:MonusegDataset", True),
+    "chest_xray": _Kind("cdal.data.chest_xray:ChestXrayDataset", True),
+    "own": _Kind("cdal.data.own:OwnDataset", True),
+}
 DATASETS = tuple(_KINDS)
 
 _CACHE_SIZE = 4
@@ -54,25 +63,26 @@ _lock = Lock()
 
 
 def open_dataset(name: str, data: str | Path | None = None, **options: Any) -> Dataset:
-    """A dataset with all its cases decoded, checked and in memory; a second call with the same arguments returns the same object.
+    """A dataset with all its cases decoded and checked; a second call with the same arguments returns the same object.
 
     Args:
         name: one of `DATASETS`.
-        data: its folder, for datasets that are read from files.
-        options: parameters of the dataset, by name; for `phantom` those of `PhantomDataset`.
+        data: for datasets that are read from files, their folder or an s3:// address, which is copied to the cache first.
+        options: parameters of the dataset, by name: those of its class.
 
     Raises:
         InputError: an unknown name or option, a folder that is missing or not needed, or anything wrong in the files.
     """
     if name not in _KINDS:
         raise InputError(f"unknown dataset {name!r}; datasets are {', '.join(DATASETS)}")
-    create, reads_files = _KINDS[name]
+    module, _, attribute = _KINDS[name].create.partition(":")
+    create: Callable[..., Dataset] = getattr(import_module(module), attribute)
     _check_options(name, create, options)
-    if not reads_files and data is not None:
+    if not _KINDS[name].reads_files and data is not None:
         raise InputError(f"the dataset {name} is generated; leave out --data {data}")
-    if reads_files and data is None:
+    if _KINDS[name].reads_files and data is None:
         raise InputError(f"the dataset {name} is read from files; give its folder with --data")
-    folder = None if data is None else Path(data).expanduser().absolute()
+    folder = None if data is None else local_folder(data)
     key = (name, folder, _fingerprint(folder), tuple(sorted((option, repr(value)) for option, value in options.items())))
     with _lock:
         if key not in _opened:
@@ -90,10 +100,9 @@ def _check_options(name: str, create: Callable[..., Dataset], options: Mapping[s
             raise InputError(f"unknown option {option!r} of the dataset {name}; its options are {', '.join(known) or 'none'}")
 
 
-def _fingerprint(folder: Path | None) -> tuple[int, int] | None:
-    """Changes when the folder's list of cases is rewritten."""
-    try:
-        status = folder and (folder / "dataset.json").stat()
-    except OSError:
+def _fingerprint(folder: Path | None) -> int | None:
+    """Changes when a file in the folder or below is added, removed, replaced or written to."""
+    if folder is None:
         return None
-    return (status.st_mtime_ns, status.st_size) if status else None
+    files = (entry.stat() for root, _, _ in os.walk(folder) for entry in os.scandir(root) if entry.is_file())
+    return hash(tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in files))

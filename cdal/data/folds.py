@@ -8,6 +8,7 @@ from cdal.data.dataset import Split
 from cdal.errors import InputError
 
 PARTITIONS = 4
+PARTITION_NAMES = tuple(f"partition {number} of {PARTITIONS}" for number in range(1, PARTITIONS + 1))
 VALIDATION_EVERY = 5
 
 

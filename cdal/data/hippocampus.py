@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +27,9 @@ from nibabel.affines import voxel_sizes
 from nibabel.imageglobals import logger
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
+from cdal.data.cases import CaseDataset
 from cdal.data.dataset import Case, DatasetSpec
-from cdal.data.folds import PARTITIONS
-from cdal.data.memory import InMemoryDataset
+from cdal.data.folds import PARTITION_NAMES, PARTITIONS, partitioned_split
 from cdal.errors import InputError
 
 _CROP = 32  # voxels, as published
@@ -36,7 +37,7 @@ _NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540  # bytes; a NIfTI file starts with thi
 _TO_DHW = (2, 0, 1)  # (left, posterior, inferior) -> (inferior, left, posterior)
 
 
-class HippocampusDataset(InMemoryDataset):
+class HippocampusDataset(CaseDataset):
     """All labelled volumes of a Decathlon folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -55,14 +56,15 @@ class HippocampusDataset(InMemoryDataset):
             classes=listing.classes,
             image_size=_CROP,
             volumetric=True,
-            folds=PARTITIONS,
+            sample_depth=_CROP,
+            folds=PARTITION_NAMES,
             protocol=(
                 f"{len(cases)} volumes, LPI, intensity of each volume to [-1, 1]; axial slices of balanced {_CROP}-voxel crops; "
                 f"case i tests in fold i mod {PARTITIONS} (published partitions), the first of every five others validates"
             ),
             licence=listing.licence,
         )
-        super().__init__(spec, cases)
+        super().__init__(spec, cases, partial(partitioned_split, [case.id for case in cases]))
 
 
 class _Pair(NamedTuple):

@@ -8,15 +8,16 @@ a label, so that brightness alone does not tell the classes.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from cdal.data.cases import CaseDataset
 from cdal.data.dataset import Case, DatasetSpec, LabelArray
-from cdal.data.folds import PARTITIONS
-from cdal.data.memory import InMemoryDataset
+from cdal.data.folds import PARTITION_NAMES, PARTITIONS, partitioned_split
 from cdal.errors import InputError
 
 Image = npt.NDArray[np.float64]
@@ -27,7 +28,7 @@ _MOST_VESSELS = 8
 _MIN_SIZE, _MAX_CLASSES = 16, 6
 
 
-class PhantomDataset(InMemoryDataset):
+class PhantomDataset(CaseDataset):
     """Generated 2D cases; case i depends on the parameters and the seed, not on the number of cases."""
 
     def __init__(self, *, size: int = 32, cases: int = 48, classes: int = 2, difficulty: float = 0.5, seed: int = 0) -> None:
@@ -55,14 +56,15 @@ class PhantomDataset(InMemoryDataset):
             classes=tuple(f"organ{number}" for number in range(1, classes + 1)),
             image_size=size,
             volumetric=False,
-            folds=PARTITIONS,
+            folds=PARTITION_NAMES,
             protocol=(
                 f"generated: {cases} images of {size} px, {classes} classes, difficulty {difficulty:g}, seed {seed}; case i "
                 f"tests in fold i mod {PARTITIONS}, the first of every five others validates"
             ),
             licence="generated, no rights reserved",
         )
-        super().__init__(spec, [_case(index, size, classes, difficulty, seed) for index in range(cases)])
+        generated = [_case(index, size, classes, difficulty, seed) for index in range(cases)]
+        super().__init__(spec, generated, partial(partitioned_split, [case.id for case in generated]))
 
 
 def _check_whole(name: str, value: object, least: int, most: int) -> None:

@@ -5,16 +5,27 @@ import time
 import numpy as np
 import pytest
 import torch
+from datasets import dataset_of
 
-from cdal.data import Case, DatasetSpec, PhantomDataset, encode_mask, open_dataset, steps_per_pass, training_batch
-from cdal.data.memory import InMemoryDataset
+from cdal.data import Case, DatasetSpec, encode_mask, open_dataset, steps_per_pass, training_batch
+from cdal.data.cases import CaseDataset
+from cdal.data.folds import PARTITION_NAMES
+from cdal.data.phantom import PhantomDataset
 from cdal.errors import InputError
 
 
-def numbered_volumes(count: int = 6, shape: tuple[int, int, int] = (10, 12, 9), size: int = 8) -> InMemoryDataset:
+def numbered_volumes(count: int = 6, shape: tuple[int, int, int] = (10, 12, 9), size: int = 8) -> CaseDataset:
     """Volumes whose voxels tell their case and place, so that a sample shows where it came from."""
     spec = DatasetSpec(
-        name="numbered", image_channels=1, classes=("a", "b"), image_size=size, volumetric=True, folds=4, protocol="", licence=""
+        name="numbered",
+        image_channels=1,
+        classes=("a", "b"),
+        image_size=size,
+        volumetric=True,
+        sample_depth=size,
+        folds=PARTITION_NAMES,
+        protocol="",
+        licence="",
     )
     cases = []
     for number in range(count):
@@ -23,7 +34,7 @@ def numbered_volumes(count: int = 6, shape: tuple[int, int, int] = (10, 12, 9), 
         label[6, 5, 3] = 2
         places = torch.arange(label.numel(), dtype=torch.float32).reshape(1, *shape) + number * label.numel()
         cases.append(Case(id=f"case_{number}", image=places, label=label))
-    return InMemoryDataset(spec, cases)
+    return dataset_of(spec, cases)
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
@@ -121,7 +132,7 @@ def test_a_case_without_foreground_gives_background() -> None:
     dataset = numbered_volumes()
     empty = Case(id="empty", image=torch.zeros(1, 10, 10, 10), label=torch.zeros(10, 10, 10, dtype=torch.uint8))
     full = Case(id="full", image=torch.zeros(1, 10, 10, 10), label=torch.ones(10, 10, 10, dtype=torch.uint8))
-    dataset = InMemoryDataset(dataset.spec, [empty, full, *map(dataset.case, dataset.ids)])
+    dataset = dataset_of(dataset.spec, [empty, full, *map(dataset.case, dataset.ids)])
     assert dataset.draw("empty", 40, np.random.default_rng(0))[1].max() == 0
     assert dataset.draw("full", 40, np.random.default_rng(0))[1].min() == 1
 

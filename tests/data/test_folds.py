@@ -2,8 +2,9 @@
 
 import pytest
 
-from cdal.data import PhantomDataset, Split
+from cdal.data import Split
 from cdal.data.folds import partitioned_split
+from cdal.data.phantom import PhantomDataset
 from cdal.errors import InputError
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cdal.data import open_dataset
+from cdal.data.folds import PARTITION_NAMES
 from cdal.errors import InputError
 
 LPI = np.diag([-1.0, -1.0, -1.0, 1.0])  # voxel axes run to the left, to the back and down
@@ -79,7 +80,7 @@ def test_a_sound_folder(decathlon: Decathlon) -> None:
     dataset = open_dataset("hippocampus", decathlon.folder)
     assert dataset.ids == tuple(f"case_{number}" for number in range(8))
     assert dataset.spec.classes == ("anterior", "posterior")
-    assert (dataset.spec.image_size, dataset.spec.mask_channels, dataset.spec.folds) == (32, 3, 4)
+    assert (dataset.spec.image_size, dataset.spec.mask_channels, dataset.spec.folds) == (32, 3, PARTITION_NAMES)
     assert dataset.spec.licence == "CC0"
     image, label = volume((33, 40, 26), seed=3)
     case = dataset.case("case_3")

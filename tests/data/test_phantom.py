@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cdal.data import PhantomDataset, open_dataset
+from cdal.data import open_dataset
+from cdal.data.phantom import PhantomDataset
 from cdal.errors import InputError
 
 

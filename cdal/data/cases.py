@@ -1,43 +1,38 @@
-"""A dataset whose cases are all in memory, with balanced crops cut straight from the arrays.
+"""A dataset of decoded cases, in memory or in mapped files, with crops cut straight from the arrays.
 
 Axes: C image channels, D slices, H and W pixels, S side of a sample, N samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from cdal.data.dataset import Case, DatasetSpec, FloatArray, LabelArray, Split
-from cdal.data.folds import PARTITIONS, partitioned_split
+from cdal.data.dataset import Case, DatasetSpec, ImageArray, LabelArray, Split
 
 Extent = tuple[int, int, int]
 
 
-class InMemoryDataset:
+class CaseDataset:
     """Cases, their splits and their training samples; see `cdal.data.Dataset`."""
 
-    def __init__(self, spec: DatasetSpec, cases: Sequence[Case]) -> None:
-        assert len(cases) >= PARTITIONS, f"{len(cases)} cases cannot fill {PARTITIONS} partitions"
+    def __init__(self, spec: DatasetSpec, cases: Sequence[Case], split: Callable[[int], Split]) -> None:
         self.spec = spec
         self.ids = tuple(case.id for case in cases)
+        self.split = split
         self._cases = {case.id: case for case in cases}
         assert len(self._cases) == len(cases), "two cases share an id"
-        crop = (spec.image_size if spec.volumetric else 1, spec.image_size, spec.image_size)
+        crop = (spec.sample_depth, spec.image_size, spec.image_size)
         self._croppable = {case.id: _Croppable.of(case, crop) for case in cases}
-
-    def split(self, fold: int) -> Split:
-        """The three disjoint splits of a fold, as `partitioned_split` cuts them."""
-        return partitioned_split(self.ids, fold)
 
     def case(self, case_id: str) -> Case:
         """A whole case on its own grid, without the padding that crops may need."""
         return self._cases[case_id]
 
-    def draw(self, case_id: str, count: int, rng: np.random.Generator) -> tuple[FloatArray, LabelArray]:
+    def draw(self, case_id: str, count: int, rng: np.random.Generator) -> tuple[ImageArray, LabelArray]:
         """Axial slices of as few balanced crops as hold `count` of them: images (N, C, S, S), labels (N, S, S).
 
         A crop that gives fewer samples than it has slices gives a random choice of them, in order.
@@ -59,7 +54,7 @@ class InMemoryDataset:
 class _Croppable:
     """A case padded so that a crop fits into it, with the places a crop may be centred on."""
 
-    image: FloatArray  # (C, D, H, W)
+    image: ImageArray  # (C, D, H, W)
     label: LabelArray  # (D, H, W)
     extent: Extent  # of a crop
     foreground: npt.NDArray[np.int32]  # flat indices into label
@@ -67,7 +62,7 @@ class _Croppable:
 
     @classmethod
     def of(cls, case: Case, extent: Extent) -> _Croppable:
-        image: FloatArray = case.image.numpy()
+        image: ImageArray = case.image.numpy()
         label: LabelArray = case.label.numpy()
         missing = [max(0, least - have) for least, have in zip(extent, label.shape, strict=True)]
         if any(missing):
@@ -78,7 +73,7 @@ class _Croppable:
         background = np.flatnonzero(label == 0).astype(np.int32)
         return cls(image, label, extent, foreground, background)
 
-    def crop(self, rng: np.random.Generator) -> tuple[FloatArray, LabelArray]:
+    def crop(self, rng: np.random.Generator) -> tuple[ImageArray, LabelArray]:
         """Views of a crop centred on foreground or background with equal chance, moved inside where it would stick out.
 
         The rule is that of MONAI's RandCropByPosNegLabel with pos = neg = 1: a case without foreground, or without background,
