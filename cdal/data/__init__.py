@@ -104,5 +104,5 @@ def _fingerprint(folder: Path | None) -> int | None:
     """Changes when a file in the folder or below is added, removed, replaced or written to."""
     if folder is None:
         return None
-    files = (entry.stat() for root, _, _ in os.walk(folder) for entry in os.scandir(root) if entry.is_file())
-    return hash(tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in files))
+    stats = (entry.stat(follow_symlinks=False) for root, _, _ in os.walk(folder) for entry in os.scandir(root))
+    return hash(tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in stats))
