@@ -17,6 +17,7 @@ Read (anyone may; DuckDB, Polars and pandas can as well, without this module):
 
     lake = load("results")                   # or "s3://bucket/prefix"
     lake.trials(), lake.metrics(), lake.cases(), lake.gallery()      # Arrow tables
+    lake.comparison()                        # confidence intervals and paired tests between trials
 
 A row replaces the older row of the same key as a whole, so a repeated write is harmless. Files are immutable and appear whole.
 Times are UTC timestamps, durations seconds, memory bytes, Dice and IoU fractions.
@@ -40,6 +41,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cdal.errors import InputError
+from tune import significance
 from tune.lake_storage import Store
 from tune.lake_tables import (
     KEYS,
@@ -169,6 +171,13 @@ class Lake:
     def gallery(self, columns: Sequence[str] | None = None) -> pa.Table:
         """One row per pictured case; with `columns`, only these and the key."""
         return self._read("gallery", columns)
+
+    def comparison(self, metric: str = "dice", split: str = "validation") -> pa.Table:
+        """How sure the ranking is: per trial the mean over cases with its 95 % interval, and a paired test against the best one.
+
+        The columns are described in `tune.significance`.
+        """
+        return significance.comparison(self.cases([metric]), self.trials(), metric=metric, split=split)
 
     def _read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         folders = [f"{experiment.name}/{table}" for experiment in self.experiments]

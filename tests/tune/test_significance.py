@@ -1,0 +1,113 @@
+"""Intervals and paired tests over cases."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from tune.results import Writer, create_experiment, load
+from tune.significance import comparison, holm, mean_interval, wilcoxon
+
+
+def table_of(figures: dict[str, list[float]], *, split: str = "validation", votes: int = 3) -> pa.Table:
+    """Cases of several trials; each figure is split into two classes around it, and into a worse one at fewer votes."""
+    rows = [
+        {"experiment": "e", "trial_id": trial, "split": split, "case": f"c{case}", "class": name, "votes": count, "dice": dice}
+        for trial, values in figures.items()
+        for case, value in enumerate(values)
+        for name, count, dice in (("a", votes, value - 0.05), ("b", votes, value + 0.05), ("a", 1, 0.0), ("b", 1, 0.0))
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def trials_of(figures: dict[str, list[float]], dataset: str = "d") -> pa.Table:
+    return pa.Table.from_pylist([{"experiment": "e", "trial_id": trial, "dataset": dataset} for trial in figures])
+
+
+def compared(figures: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    return {row["trial_id"]: row for row in comparison(table_of(figures), trials_of(figures)).to_pylist()}
+
+
+def test_intervals_agree_with_scipy() -> None:
+    values = np.random.default_rng(1).beta(8, 2, (40, 3))
+    low, high = mean_interval(values)
+    for column in range(3):
+        theirs = stats.bootstrap((values[:, column],), np.mean, method="percentile", n_resamples=20_000, rng=2)
+        assert (low[column], high[column]) == pytest.approx(tuple(theirs.confidence_interval), abs=0.003)
+
+
+def test_intervals_cover_the_true_mean() -> None:
+    """Of many samples, about 95 % of the intervals hold the mean they were drawn with."""
+    samples = np.random.default_rng(0).normal(0.8, 0.1, (60, 600))
+    low, high = mean_interval(samples)
+    assert 0.91 < np.mean((low <= 0.8) & (high >= 0.8)) < 0.98
+
+
+def test_one_case_has_no_interval() -> None:
+    row = compared({"a": [0.8]})["a"]
+    assert (row["mean"], row["low"], row["high"], row["best"], row["p"]) == (pytest.approx(0.8), None, None, True, None)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]).tolist() == [1, 1]
+    assert holm([]).tolist() == []
+
+
+def test_a_clear_loser_and_a_tie() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.8, 0.9, 20)
+    figures = {
+        "best": best.tolist(),
+        "tied": (best - 0.001 + rng.permutation(np.linspace(-0.02, 0.02, 20))).tolist(),
+        "worse": (best - rng.uniform(0.02, 0.05, 20)).tolist(),
+    }
+    rows = compared(figures)
+    assert list(rows) == ["best", "tied", "worse"]
+    assert rows["best"]["best"]
+    assert not rows["tied"]["best"]
+    assert rows["tied"]["p_holm"] > 0.2
+    assert rows["worse"]["p_holm"] < 0.001
+    assert rows["worse"]["p"] == pytest.approx(stats.wilcoxon(figures["best"], figures["worse"]).pvalue)
+    assert rows["worse"]["p_holm"] == pytest.approx(2 * rows["worse"]["p"])
+    assert rows["worse"]["difference"] == pytest.approx(np.mean(figures["worse"]) - best.mean())
+    assert rows["best"]["low"] < best.mean() < rows["best"]["high"]
+
+
+def test_equal_trials_do_not_differ() -> None:
+    assert wilcoxon(np.array([0.5, 0.6]), np.array([0.5, 0.6])) == 1
+    rows = compared({"a": [0.5, 0.6, 0.7], "b": [0.5, 0.6, 0.7]})
+    assert rows["b"]["p"] == 1
+
+
+def test_only_the_same_cases_are_compared() -> None:
+    """A trial scored on fewer cases, or on another dataset, is in a group of its own."""
+    figures = {"many": [0.8, 0.7, 0.9], "few": [0.95, 0.95]}
+    rows = compared(figures)
+    assert rows["many"]["best"]
+    assert rows["few"]["best"]
+    cases = table_of({"x": [0.8, 0.7], "y": [0.9, 0.9]})
+    trials = pa.concat_tables([trials_of({"x": []}, "one"), trials_of({"y": []}, "two")])
+    assert comparison(cases, trials)["best"].to_pylist() == [True, True]
+
+
+def test_splits_are_apart() -> None:
+    cases = pa.concat_tables([table_of({"a": [0.5, 0.6]}), table_of({"a": [0.1, 0.2]}, split="test")])
+    assert comparison(cases, trials_of({"a": []}), split="test")["mean"].to_pylist() == [pytest.approx(0.15)]
+    assert comparison(cases, trials_of({"a": []}), split="train").num_rows == 0
+
+
+def test_the_lake_compares_its_trials(tmp_path: Path) -> None:
+    create_experiment(tmp_path, "e", {"dataset": "d", "fold": 0})
+    with Writer(tmp_path, "e") as writer:
+        for number, shift in enumerate((0.0, -0.1)):
+            writer.append("trials", {"trial_id": f"{number:05d}", "number": number, "dataset": "d"})
+            for case in range(8):
+                row = {"trial_id": f"{number:05d}", "split": "validation", "case": f"c{case}", "class": "x", "votes": 5}
+                writer.append("cases", row | {"dice": 0.8 + 0.01 * case + shift, "iou": 0.5})
+    best, other = load(tmp_path).comparison().to_pylist()
+    assert (best["trial_id"], best["mean"], best["cases"]) == ("00000", pytest.approx(0.835), 8)
+    assert other["p_holm"] == pytest.approx(2 / 2**8)  # all eight differ in the same direction
+    assert load(tmp_path).comparison("iou")["difference"].to_pylist() == [0, 0]
