@@ -288,12 +288,12 @@ _PUBLISHED: dict[str, tuple[Any, ...]] = {
     "hippocampus_sampling": (32,  1, 3, 32, (1, 2, 2, 2),          2, (16,),   6, 50,  128, "small", 32, 128, 2, 2, 10, 128),
 }  # fmt: skip
 
-#                    lr generator, lr discriminator, cosine epochs, EMA decay, samples per case, votes, blend, seed
+#                    lr generator, lr discriminator, cosine epochs, EMA decay, samples per case, votes, overlap, blend, seed
 _PUBLISHED_TRAINING: dict[str, tuple[Any, ...]] = {
-    "monuseg":              (2e-4,   1e-4,    500, 0.0,   1,   5,  "soft",    1024),
-    "chest_xray":           (2e-4,   1e-5,    500, 0.0,   1,   30, "soft",    47),
-    "hippocampus":          (1.6e-4, 1.25e-4, 0,   0.999, 128, 5,  "rounded", 10),
-    "hippocampus_sampling": (1.6e-4, 1.25e-4, 0,   0.999, 128, 5,  "rounded", 10),
+    "monuseg":              (2e-4,   1e-4,    500, 0.0,   1,   5,  0.0,  "soft",    1024),
+    "chest_xray":           (2e-4,   1e-5,    500, 0.0,   1,   30, 0.0,  "soft",    47),
+    "hippocampus":          (1.6e-4, 1.25e-4, 0,   0.999, 128, 5,  0.75, "rounded", 10),
+    "hippocampus_sampling": (1.6e-4, 1.25e-4, 0,   0.999, 128, 5,  0.75, "rounded", 10),
 }  # fmt: skip
 
 PRESETS = tuple(_PUBLISHED)
@@ -310,7 +310,7 @@ def preset(name: str) -> Config:
     size, image, mask, width, multipliers, blocks, attention, encoder, nz, z_emb, kind, ngf, t_emb, tap, timesteps, every, batch = (
         _PUBLISHED[name]
     )
-    lr_generator, lr_discriminator, cosine, ema, per_case, votes, blend, seed = _PUBLISHED_TRAINING[name]
+    lr_generator, lr_discriminator, cosine, ema, per_case, votes, overlap, blend, seed = _PUBLISHED_TRAINING[name]
     return Config(
         model=ModelConfig(
             image_size=size,
@@ -334,7 +334,7 @@ def preset(name: str) -> Config:
             lr_generator=lr_generator, lr_discriminator=lr_discriminator, cosine_epochs=cosine, ema_decay=ema
         ),
         training=TrainingConfig(epochs=12_000, batch_size=batch, samples_per_case=per_case, seed=seed),
-        evaluation=EvaluationConfig(votes=votes, blend=blend, validation_votes=votes, validation_cases=0),
+        evaluation=EvaluationConfig(votes=votes, overlap=overlap, blend=blend, validation_votes=votes, validation_cases=0),
     )
 
 

@@ -251,6 +251,11 @@ def _ranking(name: str, board: Board) -> str:
         "Ranked by validation Dice (best epoch, on the search's validation cases). Final Dice and IoU score the best checkpoint "
         "by the full protocol with majority vote, on the validation split; Dice and IoU are fractions, higher is better."
     ]
+    if board.trials["p_holm"].notna().any():
+        notes.append(
+            "A p above 0.05 means that the cases do not tell the trial from the best one: its place may be luck. "
+            "The best of many is also luckier than it will be on new cases."
+        )
     if others:
         notes.append(
             "Striped rows are published test figures, placed by their Dice for comparison: protocols differ, and those marked "
@@ -297,6 +302,11 @@ def _columns(board: Board, others: Sequence[Published]) -> list[_Column]:
         _Column("Final Dice", voted, _figure_of("final_dice")),
         _Column("Final IoU", voted, _figure_of("final_iou")),
     ]
+    if trials["low"].notna().any():
+        columns.insert(4, _Column("95 % interval", "Of the final Dice: bootstrap over the validation cases", _interval_cell))
+    if trials["p_holm"].notna().any():
+        tested = "That it differs from the best final Dice on the same cases: paired Wilcoxon test, Holm-corrected over all trials"
+        columns.append(_Column("p", tested, _p_cell))
     for name, heading, quoted in (
         ("test_dice", "Test Dice", bool(others)),
         ("test_iou", "Test IoU", any(other.iou for other in others)),
@@ -374,6 +384,18 @@ def _value_of(column: str) -> Callable[[Mapping[str, Any]], tuple[str, float | s
 
 def _figure_of(column: str) -> Callable[[Mapping[str, Any]], tuple[str, float | str | None]]:
     return lambda row: _cell(row[column], 4)
+
+
+def _interval_cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
+    if pd.isna(row["low"]):
+        return _DASH, None
+    return f"{row['low']:.3f}–{row['high']:.3f}", float(row["low"])
+
+
+def _p_cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
+    if pd.isna(row["p_holm"]):
+        return ("best", 2.0) if row["best"] is True else (_DASH, None)
+    return "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}", float(row["p_holm"])
 
 
 def _hours_of(seconds: str) -> Callable[[Mapping[str, Any]], tuple[str, float | str | None]]:

@@ -36,7 +36,8 @@ class Board:
 
     dataset: str
     trials: pd.DataFrame
-    """Ranked, best first, with the added columns `rank`, `label` and `score` (NaN where a trial has no Dice yet)."""
+    """Ranked, best first, with the added columns `rank`, `label` and `score` (NaN where a trial has no Dice yet), and those of
+    `tune.significance` that say how sure the final Dice is: `low`, `high`, `best`, `p_holm`."""
     searched: tuple[str, ...]
     """Config columns that the searches varied."""
     metrics: pd.DataFrame
@@ -54,6 +55,8 @@ def boards(lake: Lake) -> list[Board]:
     known = {experiment.name: experiment.dataset or "unknown dataset" for experiment in lake.experiments}
     trials["dataset"] = trials["dataset"].fillna(trials["experiment"].map(known)).astype(str)
     trials = with_final_scores(without_unused(trials), lake.cases(["dice", "iou"]).to_pandas())
+    certainty = lake.comparison().select(["experiment", "trial_id", "low", "high", "best", "p_holm"]).to_pandas()
+    trials = trials.merge(certainty, on=["experiment", "trial_id"], how="left")
     metrics = lake.metrics(["dice"]).to_pandas()
     gallery = lake.gallery(["dice", "votes"]).to_pandas()
     found = []

@@ -7,6 +7,7 @@ On this machine, with generated images, in about two minutes:
 On real data (small models where there is no GPU, the published sizes where there is one):
 
     python tune/search.py --dataset hippocampus --data Task04_Hippocampus --time-budget 30m
+    python tune/search.py --data my_images                     # your own: images/ and masks/, nnU-Net or Decathlon layout
 
 On a Ray cluster, two GPUs a trial, from its head (`ray attach cluster.yaml`) or through `ray job submit`:
 
@@ -54,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
         description=head, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = found.add_argument_group("what to search")
-    what.add_argument("--dataset", help="phantom (generated images, the default) or hippocampus")
-    what.add_argument("--data", metavar="FOLDER", help="where the dataset's files are")
+    what.add_argument("--dataset", help="phantom, hippocampus, monuseg, chest_xray, own (default: what --data looks like; else phantom)")
+    what.add_argument("--data", metavar="FOLDER", help="the dataset's files: a folder, or s3://bucket/prefix")
     what.add_argument("--space", metavar="FILE", help="YAML file, or a name under tune/spaces (default: the dataset's)")
     what.add_argument(
         "--set",
@@ -129,7 +130,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
         _print_plan(plan, name, console)
         return DONE
     if description is None:
-        name = name or f"{plan.space.dataset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+        name = name or f"{plan.dataset.spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
         create_experiment(root, name, plan.describe())
     with hold(root / name / "tune"):
         _print_plan(plan, name, console)
@@ -153,7 +154,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
 
 def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> Options:
     """What was asked for; of a resumed experiment, what it was started with, and what may be changed."""
-    from tune.plan import Options, parse_duration
+    from tune.plan import Options, absolute, parse_duration
 
     said = {name: value for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__}
     if "sets" in said:
@@ -167,7 +168,7 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
             option = "set" if name == "sets" else name.replace("_", "-")
             raise InputError(f"--{option} cannot change when an experiment goes on; start another one, without --resume")
     if "data" in said:
-        said["data"] = str(Path(said["data"]).expanduser().absolute())
+        said["data"] = absolute(said["data"])
     return replace(Options.from_dict(description["arguments"]), **said)
 
 

@@ -65,7 +65,7 @@ class Session:
         self.plan, self.root, self.name, self._machine, self._address = plan, root, name, machine, address
         self._tune_folder = root / name / "tune"
         resources, config = plan.resources, plan.published
-        common = {"dataset": plan.space.dataset, "fold": plan.options.fold, "workers": resources.workers}
+        common = {"dataset": plan.dataset.spec.name, "fold": plan.options.fold, "workers": resources.workers}
         self.recorder = Recorder(root, name, common, gpus=resources.gpus * resources.workers)
         self.study = Study(plan.space, seed=plan.options.seed, startup=startup_trials(plan.trials))
         self._asha = Asha(epochs=config.training.epochs, grace=plan.grace, reduction=3)

@@ -66,6 +66,23 @@ def test_a_full_lake_has_every_panel(make_lake: MakeLake) -> None:
     assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "figure")
 
 
+def test_the_ranking_says_how_sure_it_is(tmp_path: Path) -> None:
+    """Ten cases that agree tell two trials apart, and the board shows the best one's interval and the other's p."""
+    root = lake(tmp_path, {"validation_dice": 0.9}, {"validation_dice": 0.8}, {"validation_dice": 0.7})
+    with Writer(root, "e", flush_seconds=60) as writer:
+        for number, shift in enumerate((0.0, -0.05)):
+            for case in range(10):
+                row = {"trial_id": f"t{number}", "split": "validation", "case": f"c{case}", "class": "x", "votes": 5}
+                writer.append("cases", row | {"dice": 0.8 + 0.01 * case + shift, "iou": 0.7})
+    content = build(root).read_text(encoding="utf-8")
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>.*?</tr>", content, re.DOTALL)]
+    first, second, third = (next(row for row in rows if f"#{number}" in row) for number in range(3))
+    assert re.search(r"0\.82\d–0\.86\d", first)
+    assert "best" in first
+    assert "0.002" in second  # 2 / 2 ** 10: all ten differ in the same direction
+    assert not re.search(r"–0\.\d", third)
+
+
 def test_the_page_loads_nothing(make_lake: MakeLake) -> None:
     page = page_of(make_lake())
     links = [
