@@ -262,12 +262,16 @@ DAMAGE: dict[str, tuple[Callable[[Decathlon], object], str, str]] = {
         "labelsTr/case_2.nii.gz",
         "not a readable NIfTI",
     ),
-    "a header of 32767 cubed voxels": (lambda f: huge_header(f.image("case_2")), "imagesTr/case_2.nii.gz", "not a readable NIfTI"),
+    "a header of 32767 cubed voxels": (
+        lambda f: huge_header(f.image("case_2")),
+        "imagesTr/case_2.nii.gz",
+        "at most 8 GiB are read",
+    ),
     "two axes": (lambda f: save(f.image("case_4"), np.zeros((30, 40), np.float32)), "imagesTr/case_4.nii.gz", "three axes"),
     "several channels": (
         lambda f: save(f.image("case_4"), np.zeros((30, 40, 26, 2), "f4")),
         "imagesTr/case_4.nii.gz",
-        "three axes",
+        "names 1 channel",
     ),
     "no voxels": (lambda f: save(f.image("case_4"), np.zeros((30, 0, 26), np.float32)), "imagesTr/case_4.nii.gz", "three axes"),
     "colours": (lambda f: save(f.image("case_4"), rgb), "imagesTr/case_4.nii.gz", "plain numbers"),
@@ -287,6 +291,17 @@ DAMAGE: dict[str, tuple[Callable[[Decathlon], object], str, str]] = {
         "labelsTr/case_0.nii.gz",
         "another orientation than its image",
     ),
+    "label elsewhere in space": (
+        lambda f: save(f.label("case_0"), volume((30, 40, 26))[1], LPI + np.array([[0, 0, 0, 3.0]] + [[0] * 4] * 3)),
+        "labelsTr/case_0.nii.gz",
+        "lies elsewhere than its image",
+    ),
+    "several modalities": (lambda f: set_listing(f, modality={"0": "T1", "1": "T2"}), "dataset.json", "one modality"),
+    "more bytes than declared": (
+        lambda f: rewrite(f.image("case_2"), lambda d: gzip.compress(gzip.decompress(d) + b"more")),
+        "imagesTr/case_2.nii.gz",
+        "more than its header declares",
+    ),
     "label outside the classes": (lambda f: save(f.label("case_0"), label_with(3)), "labelsTr/case_0.nii.gz", "the label 3;"),
     "label 255": (lambda f: save(f.label("case_0"), label_with(255, np.uint8)), "labelsTr/case_0.nii.gz", "the label 255;"),
     "negative label": (lambda f: save(f.label("case_0"), label_with(-1)), "labelsTr/case_0.nii.gz", "the label -1;"),
@@ -299,7 +314,7 @@ DAMAGE: dict[str, tuple[Callable[[Decathlon], object], str, str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_told_in_one_sentence_that_names_the_file(decathlon: Decathlon, kind: str) -> None:
     harm, file, words = DAMAGE[kind]
@@ -313,6 +328,7 @@ def test_damage_is_told_in_one_sentence_that_names_the_file(decathlon: Decathlon
     assert len(message) < 500
 
 
+@pytest.mark.filterwarnings("error")
 def test_random_damage_is_never_anything_but_an_input_error(decathlon: Decathlon) -> None:
     """A few hundred cut and overwritten files: opened as if sound, or refused with the file's name."""
     rng = np.random.default_rng(0)
