@@ -256,7 +256,7 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
     called = time.perf_counter()
     device = torch.device(device)
     rank, world = _rank_and_world()
-    _check_fit(config, dataset.spec, world)
+    check_fit(config, dataset.spec, world)
     cases = dataset.split(fold)
     trainer = Trainer(config, device)
     model_seconds = time.perf_counter() - called
@@ -290,6 +290,23 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
         if rank == 0:
             _save(trainer, folder, reports, dataset.spec)
         yield report
+
+
+def check_fit(config: Config, spec: DatasetSpec, world: int) -> None:
+    """Raise InputError where a configuration does not fit a dataset or a number of workers."""
+    for name, ours, theirs in (
+        ("model.image_channels", config.model.image_channels, spec.image_channels),
+        ("model.mask_channels", config.model.mask_channels, spec.mask_channels),
+        ("model.image_size", config.model.image_size, spec.image_size),
+    ):
+        if ours != theirs:
+            raise InputError(f"{name} is {ours}, but dataset {spec.name} has {theirs}; set {name} to {theirs}")
+    share, remainder = divmod(config.training.batch_size, world)
+    if remainder or (_needs_discriminator(config) and share > 4 and share % 4):
+        raise InputError(
+            f"training.batch_size is {config.training.batch_size} for {world} worker(s); each worker's share must be a whole "
+            "number, and at most 4 or a multiple of 4 (the discriminator compares samples in groups of four)"
+        )
 
 
 def history(folder: Path) -> list[Report]:
@@ -337,10 +354,11 @@ def _run_epoch(
             seed=settings.seed,
             rank=rank,
             world=world,
+            device=trainer.device,
         )
         rng = torch.Generator(trainer.device).manual_seed(_step_seed(settings.seed, trainer.steps))
         draws = Draws.random(size, config.diffusion.timesteps, config.model.latent_size, rng).share(rank, world)
-        per_step.append(trainer.step(image.to(trainer.device), mask.to(trainer.device), draws))
+        per_step.append(trainer.step(image, mask, draws))
     return _mean_losses(per_step, epoch, trainer.steps - steps)
 
 
@@ -393,22 +411,6 @@ def _resume(trainer: Trainer, path: Path) -> list[Report]:
             raise InputError(f"{path} was trained with {name} = {theirs[name]}, not {ours[name]}; use another folder")
     trainer.restore(tensors, info["step"])
     return [Report(**report) for report in info["reports"]]
-
-
-def _check_fit(config: Config, spec: DatasetSpec, world: int) -> None:
-    for name, ours, theirs in (
-        ("model.image_channels", config.model.image_channels, spec.image_channels),
-        ("model.mask_channels", config.model.mask_channels, spec.mask_channels),
-        ("model.image_size", config.model.image_size, spec.image_size),
-    ):
-        if ours != theirs:
-            raise InputError(f"{name} is {ours}, but dataset {spec.name} has {theirs}; set {name} to {theirs}")
-    share, remainder = divmod(config.training.batch_size, world)
-    if remainder or (_needs_discriminator(config) and share > 4 and share % 4):
-        raise InputError(
-            f"training.batch_size is {config.training.batch_size} for {world} worker(s); each worker's share must be a whole "
-            "number, and at most 4 or a multiple of 4 (the discriminator compares samples in groups of four)"
-        )
 
 
 def _needs_discriminator(config: Config) -> bool:

@@ -1,8 +1,10 @@
 """Fixtures shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3 import Bucket, S3Service
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -23,3 +25,28 @@ def hippocampus_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the hippocampus data are not here ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded cases go to a folder of the session, and not to the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CDAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def _s3_service() -> Iterator[S3Service]:
+    service = S3Service()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def s3(_s3_service: S3Service, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket of a service on this machine, whose address and credentials are in the environment."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in _s3_service.environment.items():
+        monkeypatch.setenv(name, value)
+    return _s3_service.new_bucket()

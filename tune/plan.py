@@ -17,7 +17,10 @@ from typing import Any, NamedTuple
 
 from cdal.config import Config, parse_setting
 from cdal.data import Dataset, Split, open_dataset
+from cdal.data.layouts import recognise
+from cdal.data.remote import local_folder
 from cdal.errors import InputError
+from cdal.training import check_fit
 from tune import space as spaces
 from tune.space import Space
 from tune.strategy import controls
@@ -113,8 +116,9 @@ class Plan:
         """For experiment.json."""
         ids = json.dumps([self.split.train, self.split.validation, self.split.test])
         return {
-            "dataset": self.space.dataset,
+            "dataset": self.dataset.spec.name,
             "fold": self.options.fold,
+            "fold_name": self.dataset.spec.folds[self.options.fold],
             "space": self.space.to_dict(),
             "arguments": self.options.to_dict() | {"data": self.data},
             "seeds": {"search": self.options.seed, "training": self.published.training.seed},
@@ -133,9 +137,11 @@ class Plan:
         if self.options.time_budget is not None:
             until.append(f"{self.options.time_budget:g} s")
         names = ", ".join(f"{control.number} {control.kind}" for control in controls(self.space))
-        shown = [f"dataset     {spec.name}, fold {self.options.fold}: {spec.protocol}"]
+        shown = [f"dataset     {spec.name}: {spec.protocol}"]
         sizes = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} kept for testing"
-        shown += [f"cases       {sizes}; classes {', '.join(spec.classes)}"]
+        shown += [f"fold        {self.options.fold}, {spec.folds[self.options.fold]}: {sizes}"]
+        kind = f"{'volumes' if spec.volumetric else 'images'} of {spec.image_channels} channel{'s' * (spec.image_channels > 1)}"
+        shown += [f"cases       {kind}, samples of {spec.image_size} px; classes {', '.join(spec.classes)}"]
         shown += [f"space       {self.space.source}"]
         shown += [f"            {path}: {p} (published {self.space.published[path]})" for path, p in self.space.parameters.items()]
         shown += [f"trials      until {' or '.join(until)}; controls {names}"]
@@ -159,12 +165,10 @@ def make_plan(options: Options, nodes: Sequence[Node]) -> Plan:
     resources = size(options, nodes)
     space, notes = _choose_space(options, resources)
     options = replace(options, dataset=space.dataset)
-    data = None if options.data is None else str(Path(options.data).expanduser().absolute())
+    data = None if options.data is None else absolute(options.data)
     dataset = open_dataset(space.dataset, data, **space.options)
     space = space.fitted(dataset.spec)
-    batch = space.base.training.batch_size
-    if batch % resources.workers:
-        raise InputError(f"training.batch_size is {batch}; it must be a multiple of --workers-per-trial ({resources.workers})")
+    check_fit(space.base, dataset.spec, resources.workers)
     return Plan(options, space, resources, dataset, data, dataset.split(options.fold), tuple(notes))
 
 
@@ -232,9 +236,10 @@ def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[s
         if options.dataset is not None and options.dataset != space.dataset:
             raise InputError(f"--dataset is {options.dataset}, but {space.source} searches {space.dataset}; leave one of them out")
     else:
-        if options.data is not None and options.dataset is None:
-            raise InputError(f"--data {options.data} needs --dataset, which says how to read it; datasets: {', '.join(_names())}")
         dataset = options.dataset or DEFAULT_DATASET
+        if options.data is not None and options.dataset is None:
+            dataset = recognise(local_folder(options.data))
+            notes.append(f"{options.data} is read as the dataset {dataset}; --dataset names another")
         name = dataset
         if resources.gpus == 0 and f"{dataset}_cpu" in spaces.shipped():
             name = f"{dataset}_cpu"
@@ -254,6 +259,11 @@ def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[s
 
 def _names() -> list[str]:
     return [name for name in spaces.shipped() if not name.endswith("_cpu")]
+
+
+def absolute(data: str) -> str:
+    """The data's place as other processes find it."""
+    return data if "://" in data else str(Path(data).expanduser().absolute())
 
 
 def parse_duration(text: str) -> float:

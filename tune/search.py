@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         description=head, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = found.add_argument_group("what to search")
-    what.add_argument("--dataset", help="phantom, hippocampus, monuseg, chest_xray, own (default: what --data looks like; else phantom)")
+    what.add_argument("--dataset", help="phantom, hippocampus, monuseg, chest_xray, own (default: what --data holds; else phantom)")
     what.add_argument("--data", metavar="FOLDER", help="the dataset's files: a folder, or s3://bucket/prefix")
     what.add_argument("--space", metavar="FILE", help="YAML file, or a name under tune/spaces (default: the dataset's)")
     what.add_argument(

@@ -1,5 +1,8 @@
 """Training batches that depend on the seed and the step alone, whatever the number of workers.
 
+Crops are cut on the CPU, from cases in memory or in mapped files, and go to the device that trains as they are stored; there the
+whole batch is augmented, normalised and encoded at once.
+
 Shapes: B samples of one worker, C image channels, M mask channels, S side of a sample, pixels.
 """
 
@@ -7,21 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cdal.data.augmentation import Changes, augment, draw_changes
 from cdal.data.dataset import Dataset
 from cdal.errors import InputError
 
-_ORDER, _SAMPLES = 1, 2  # what a random stream is for, so that no two streams share a seed
+_ORDER, _SAMPLES, _CHANGES = 1, 2, 3  # what a random stream is for, so that no two streams share a seed
 
 
 class Batch(NamedTuple):
-    """Images (B, C, S, S) and masks (B, M, S, S), both float32 in [-1, 1]."""
+    """Images (B, C, S, S), normalised, and masks (B, M, S, S) in {-1, 1}, both float32 and on the device that trains."""
 
     image: Tensor
     mask: Tensor
@@ -43,6 +47,7 @@ def training_batch(
     seed: int,
     rank: int = 0,
     world: int = 1,
+    device: torch.device | str = "cpu",
 ) -> Batch:
     """One worker's share of a step's batch: every world-th sample of the batch that a single worker would get, from number rank on.
 
@@ -59,6 +64,7 @@ def training_batch(
         seed: seed of the training.
         rank: number of this worker.
         world: number of workers.
+        device: where the batch is wanted.
 
     Raises:
         InputError: a batch that does not divide into cases or among the workers.
@@ -80,8 +86,10 @@ def training_batch(
         image, label = dataset.draw(case_id, samples_per_case, np.random.default_rng((_SAMPLES, seed, position)))
         images.append(image[mine])
         labels.append(label[mine])
-    label_batch = torch.from_numpy(np.concatenate(labels))
-    return Batch(torch.from_numpy(np.concatenate(images)), encode_mask(label_batch, mask_channels, dataset.spec.foreground))
+    image_batch, label_batch = (_to_device(np.concatenate(parts), device) for parts in (images, labels))
+    changes = draw_changes(dataset.spec.augmentation, batch_size, np.random.default_rng((_CHANGES, seed, step)))
+    image_batch, label_batch = augment(image_batch, label_batch, Changes(*(values[rank::world] for values in changes)))
+    return Batch(dataset.spec.normalise(image_batch), encode_mask(label_batch, mask_channels, dataset.spec.foreground))
 
 
 def encode_mask(label: Tensor, mask_channels: int, foreground: int = 1) -> Tensor:
@@ -93,6 +101,14 @@ def encode_mask(label: Tensor, mask_channels: int, foreground: int = 1) -> Tenso
         return torch.where(label[:, None] > 0, float(foreground), -float(foreground))
     values = torch.arange(mask_channels, dtype=label.dtype, device=label.device)[:, None, None]
     return (label[:, None] == values).float().mul_(2).sub_(1)
+
+
+def _to_device(array: npt.NDArray[Any], device: torch.device | str) -> Tensor:
+    """A copy on the device, on its way while the CPU goes on: only pinned memory is read by a GPU on its own."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=8)

@@ -1,15 +1,196 @@
-"""Cases decoded once."""
+"""Cases decoded once per machine: every later opening, in any process, maps the decoded arrays from local disk.
+
+    cases = load_cases(sources, read, {"reader": "volumes", "version": 1})
+
+A case is one safetensors file, named by the hash of all that decides it: the bytes of its source files and the recipe. So a changed
+source or option gives another file, and none is ever out of date. The folder is `$CDAL_CACHE`, else `cdal-search` in
+`$XDG_CACHE_HOME` or in `~/.cache`. It may be deleted at any time: what is open stays readable, what is missing is decoded again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+import stat
+import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from cdal.data.dataset import Case, Source
 
+_FORMAT = 1  # raised when the files of an older release could not be read, or would be read wrongly
+_MOST_THREADS = 8  # decoding a large volume takes memory, so not one for each CPU of a large machine
+_SETTLED = 2 * 10**9  # ns; the clocks of file systems are no coarser than this
+_ABANDONED = 24 * 3600  # seconds
+_UNFINISHED = "unfinished-"
+
+
+def cache_folder() -> Path:
+    """Where copies of data are kept on this machine; the folder need not exist."""
+    chosen = os.environ.get("CDAL_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cdal-search")
+    return Path(os.path.expanduser(chosen)).absolute()
+
 
 def load_cases(sources: Sequence[Source], read: Callable[[Source], Case], recipe: Mapping[str, Any]) -> list[Case]:
-    """The cases of some files, decoded by `read` where that was not done before."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(read, sources))
+    """The cases of some files, in order, decoded by `read` where no process on this machine has done so before.
+
+    Processes that start at once wait for the first and take over what it decoded. Where the cache folder cannot be written, cases
+    are kept in memory and a warning says so.
+
+    Args:
+        sources: the files of every case.
+        read: decodes one case; called from several threads.
+        recipe: all that decides the result besides the bytes of the files, in plain JSON values.
+
+    Raises:
+        InputError: whatever `read` raises, for the first source that it cannot decode; cases decoded by then stay in the cache.
+    """
+    folder = cache_folder() / "cases"
+    failures: list[Exception] = []
+
+    def obtain(source: Source, path: Path | None) -> Case:
+        case = _load(source, path)  # another process may have decoded it by now
+        if case is not None:
+            return case
+        case = read(source)
+        try:
+            if path is not None:
+                _store(case, path)
+        except (OSError, SafetensorError) as error:
+            failures.append(error)
+        return _load(source, path) or case
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as pool:
+        paths = _paths(sources, recipe, folder, pool)
+        cases = list(map(_load, sources, paths))
+        if None in cases:
+            with _lock(folder / f"{_digest(repr(paths))}.lock"):
+                _remove_abandoned(folder)
+                cases = list(pool.map(lambda case, source, path: case or obtain(source, path), cases, sources, paths))
+    if failures:
+        warnings.warn(
+            f"the cache folder {folder} cannot be written ({failures[0]}); cases are kept in memory, and decoded anew by every "
+            "process; set CDAL_CACHE to a folder with space",
+            stacklevel=2,
+        )
+    return [case for case in cases if case is not None]
+
+
+def _paths(sources: Sequence[Source], recipe: Mapping[str, Any], folder: Path, pool: Executor) -> list[Path | None]:
+    """The file of every case in the cache; None where a source cannot be read, which `read` will tell in better words."""
+    hashes = _hashes(list({path for source in sources for path in source.images + source.labels}), folder / "hashes.json", pool)
+    paths: list[Path | None] = []
+    for source in sources:
+        images, labels = ([hashes.get(path) for path in files] for files in (source.images, source.labels))
+        name = _digest(json.dumps([_FORMAT, recipe, images, labels], sort_keys=True))
+        paths.append(None if None in images + labels else folder / f"{name}.safetensors")
+    return paths
+
+
+def _hashes(paths: Sequence[Path], index: Path, pool: Executor) -> dict[Path, str]:
+    """Hashes of the content of all files that can be read; the index remembers them while a file stays as it is.
+
+    Processes that write the index at the same moment may lose each other's entries, which are then made again.
+    """
+    known = _read_index(index)
+    now = time.time_ns()
+    found = {path: entry for path, entry in zip(paths, pool.map(lambda path: _hash(path, known), paths), strict=True) if entry}
+    # A file that was just written to could be so again without its time changing: it is not remembered yet.
+    settled = {str(path): entry for path, entry in found.items() if entry[2] < now - _SETTLED}
+    if any(known.get(path) != entry for path, entry in settled.items()):
+        try:
+            index.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=index.parent, prefix=_UNFINISHED) as folder:
+                Path(folder, index.name).write_text(json.dumps(known | settled))
+                Path(folder, index.name).replace(index)
+        except OSError:
+            pass  # then they are made again the next time
+    return {path: entry[3] for path, entry in found.items()}
+
+
+def _hash(path: Path, known: Mapping[str, list[Any]]) -> list[Any] | None:
+    """[inode, size, modification time in ns, hash of the content] of a file; None where it cannot be read."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # the content of a pipe may never end
+            return None
+        stamp = [status.st_ino, status.st_size, status.st_mtime_ns]
+        entry = known.get(str(path))
+        if entry and entry[:-1] == stamp:
+            return entry
+        with path.open("rb") as file:
+            return [*stamp, hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()]
+    except OSError:
+        return None
+
+
+def _read_index(index: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(index.read_bytes())
+        return {path: entry for path, entry in content.items() if isinstance(entry, list)}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def _store(case: Case, path: Path) -> None:
+    """Write a case as one file that is either whole or not there."""
+    tensors = {"image": case.image, "label": case.label} | ({} if case.instances is None else {"instances": case.instances})
+    written = int(time.time())
+    about = {"spacing": case.spacing, "written": written}
+    with TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as folder:
+        whole = Path(folder, path.name)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, whole, {"case": json.dumps(about)})
+        os.utime(whole, (written, written))
+        whole.replace(path)
+
+
+def _load(source: Source, path: Path | None) -> Case | None:
+    """Map a case privately, so that nothing written to its tensors reaches the file; None where there is no sound file.
+
+    A file that is not of the time that it gives itself was written to since, and is not trusted.
+    """
+    if path is None:
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["case"])
+            if path.stat().st_mtime_ns != about["written"] * 10**9:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+        return Case(id=source.id, spacing=tuple(about["spacing"]), **tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _lock(path: Path) -> AbstractContextManager[object]:
+    """A lock between processes that ends with its holder, however that ends; none where the folder cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path).acquire()
+    except (OSError, NotImplementedError):
+        return nullcontext()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete what processes left that were killed while writing."""
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        try:
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(left)
+        except OSError:
+            pass  # another process was faster
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(os.fsencode(text), digest_size=20).hexdigest()

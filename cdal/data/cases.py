@@ -6,7 +6,7 @@ Axes: C image channels, D slices, H and W pixels, S side of a sample, N samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,21 +19,29 @@ Extent = tuple[int, int, int]
 class CaseDataset:
     """Cases, their splits and their training samples; see `cdal.data.Dataset`."""
 
-    def __init__(self, spec: DatasetSpec, cases: Sequence[Case], split: Callable[[int], Split]) -> None:
+    def __init__(self, spec: DatasetSpec, cases: Sequence[Case], split: Callable[[int], Split], *, balanced: bool = True) -> None:
+        """Take the cases as they are; their voxels are not looked at before a crop is drawn.
+
+        Args:
+            spec: the description of the dataset.
+            cases: all cases.
+            split: the splits of a fold.
+            balanced: centre crops on foreground and on background with equal chance; otherwise every place is as likely.
+        """
         self.spec = spec
         self.ids = tuple(case.id for case in cases)
         self.split = split
         self._cases = {case.id: case for case in cases}
         assert len(self._cases) == len(cases), "two cases share an id"
         crop = (spec.sample_depth, spec.image_size, spec.image_size)
-        self._croppable = {case.id: _Croppable.of(case, crop) for case in cases}
+        self._croppable = {case.id: _Croppable(case, crop, balanced) for case in cases}
 
     def case(self, case_id: str) -> Case:
         """A whole case on its own grid, without the padding that crops may need."""
         return self._cases[case_id]
 
     def draw(self, case_id: str, count: int, rng: np.random.Generator) -> tuple[ImageArray, LabelArray]:
-        """Axial slices of as few balanced crops as hold `count` of them: images (N, C, S, S), labels (N, S, S).
+        """Axial slices of as few random crops as hold `count` of them: images (N, C, S, S), labels (N, S, S).
 
         A crop that gives fewer samples than it has slices gives a random choice of them, in order.
         """
@@ -50,41 +58,59 @@ class CaseDataset:
         return np.concatenate(images), np.concatenate(labels)
 
 
-@dataclass(frozen=True)
 class _Croppable:
-    """A case padded so that a crop fits into it, with the places a crop may be centred on."""
+    """A case padded so that a crop fits into it; one that is large enough is never copied."""
 
-    image: ImageArray  # (C, D, H, W)
-    label: LabelArray  # (D, H, W)
-    extent: Extent  # of a crop
-    foreground: npt.NDArray[np.int32]  # flat indices into label
-    background: npt.NDArray[np.int32]
+    def __init__(self, case: Case, extent: Extent, balanced: bool) -> None:
+        self._case, self._extent, self._balanced = case, extent, balanced
 
-    @classmethod
-    def of(cls, case: Case, extent: Extent) -> _Croppable:
-        image: ImageArray = case.image.numpy()
-        label: LabelArray = case.label.numpy()
-        missing = [max(0, least - have) for least, have in zip(extent, label.shape, strict=True)]
-        if any(missing):
-            widths = [(gap // 2, gap - gap // 2) for gap in missing]
-            image = np.pad(image, [(0, 0), *widths], mode="edge")
-            label = np.pad(label, widths, mode="edge")
-        foreground = np.flatnonzero(label).astype(np.int32)
-        background = np.flatnonzero(label == 0).astype(np.int32)
-        return cls(image, label, extent, foreground, background)
+    @cached_property
+    def image(self) -> ImageArray:
+        """(C, D, H, W)."""
+        return self._padded(self._case.image.numpy())
+
+    @cached_property
+    def label(self) -> LabelArray:
+        """(D, H, W)."""
+        return self._padded(self._case.label.numpy())
 
     def crop(self, rng: np.random.Generator) -> tuple[ImageArray, LabelArray]:
-        """Views of a crop centred on foreground or background with equal chance, moved inside where it would stick out.
+        """Views of a crop: images (C, *extent) and labels (*extent)."""
+        full = self.label.shape
+        if self._balanced:
+            centre = self._centre(rng)
+            starts = [min(max(at - side // 2, 0), end - side) for at, side, end in zip(centre, self._extent, full, strict=True)]
+        else:
+            starts = [int(rng.integers(end - side + 1)) for side, end in zip(self._extent, full, strict=True)]
+        d, h, w = (slice(start, start + side) for start, side in zip(starts, self._extent, strict=True))
+        return self.image[:, d, h, w], self.label[d, h, w]
+
+    def _centre(self, rng: np.random.Generator) -> Extent:
+        """A voxel of the foreground or of the background with equal chance; the crop is moved inside where it would stick out.
 
         The rule is that of MONAI's RandCropByPosNegLabel with pos = neg = 1: a case without foreground, or without background,
-        is centred on what it has.
+        is centred on what it has. Voxels are numbered slice by slice, so that only one slice has to be searched.
         """
-        centres = self.foreground if rng.random() < 0.5 else self.background
-        if not len(centres):
-            centres = self.foreground if len(self.foreground) else self.background
-        centre = np.unravel_index(int(centres[rng.integers(len(centres))]), self.label.shape)
-        d, h, w = (
-            slice(start := min(max(int(at) - side // 2, 0), full - side), start + side)
-            for at, side, full in zip(centre, self.extent, self.label.shape, strict=True)
-        )
-        return self.image[:, d, h, w], self.label[d, h, w]
+        inside = bool(rng.random() < 0.5)
+        if not self._voxels_up_to[inside][-1]:
+            inside = not inside
+        up_to = self._voxels_up_to[inside]
+        number = rng.integers(up_to[-1])
+        d = int(np.searchsorted(up_to, number, side="right"))
+        before = up_to[d - 1] if d else 0
+        h, w = divmod(int(np.flatnonzero((self.label[d] > 0) == inside)[number - before]), self.label.shape[2])
+        return d, h, w
+
+    @cached_property
+    def _voxels_up_to(self) -> dict[bool, npt.NDArray[np.int64]]:
+        """How many voxels of the foreground (True) and of the background every slice and those before it have: (D,)."""
+        foreground = np.array([np.count_nonzero(plane) for plane in self.label])
+        return {True: foreground.cumsum(), False: (self.label[0].size - foreground).cumsum()}
+
+    def _padded(self, array: ImageArray) -> ImageArray:
+        """An array (..., D, H, W) with its edges repeated, the same on both sides, where it is smaller than a crop."""
+        missing = [max(0, least - have) for least, have in zip(self._extent, array.shape[-3:], strict=True)]
+        if not any(missing):
+            return array
+        widths = [(gap // 2, gap - gap // 2) for gap in missing]
+        return np.pad(array, [(0, 0)] * (array.ndim - 3) + widths, mode="edge")

@@ -49,7 +49,7 @@ WRONG: dict[str, tuple[Options, str]] = {
     "set field": (Options(sets=("loss.gama=1",)), "did you mean 'loss.r1_gamma'"),
     "set value": (Options(sets=("training.epochs=x",)), "training.epochs is 'x'"),
     "set option": (Options(sets=("dataset.shape=1",)), "unknown option 'shape'"),
-    "workers and batch": (Options(workers_per_trial=2, sets=("training.batch_size=3",)), "multiple of --workers-per-trial"),
+    "workers and batch": (Options(workers_per_trial=2, sets=("training.batch_size=3",)), "for 2 worker(s)"),
 }
 
 

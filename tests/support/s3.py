@@ -1,0 +1,128 @@
+"""A service that speaks S3's protocol on this machine, remembers what it was asked, and can be told to misbehave.
+
+service = S3Service()
+bucket = service.new_bucket()
+bucket.put("data/a.png", b"...")
+service.misbehave = lambda request: Answer(503) if request.key == "data/a.png" else None
+"""
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from unittest import mock
+
+import botocore.session
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+
+class Request(NamedTuple):
+    method: str
+    key: str
+    """Empty for a listing."""
+    range: str
+
+    @property
+    def bytes(self) -> range:
+        """The places that are asked for."""
+        first, last = self.range.removeprefix("bytes=").split("-")
+        return range(int(first), int(last) + 1)
+
+
+class Answer(NamedTuple):
+    """What is sent instead of the true answer, after some seconds; the body may be shorter than what is announced."""
+
+    status: int = 200
+    body: bytes = b""
+    announced: int | None = None
+    after: float = 0.0
+
+
+class S3Service:
+    """One server for all tests of a session, with buckets of its own for every test."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.misbehave: Callable[[Request], Answer | None] = lambda _: None
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
+        self._numbers = itertools.count()
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.environment = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.server_port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": "127.0.0.1",
+        }
+        with mock.patch.dict(os.environ, self.environment):
+            self.client = botocore.session.Session().create_client("s3")
+
+    def new_bucket(self) -> "Bucket":
+        """An empty bucket; the service behaves, and has forgotten what it was asked."""
+        name = f"bucket-{next(self._numbers)}"
+        self.misbehave = lambda _: None
+        self.client.create_bucket(Bucket=name)
+        self.requests.clear()
+        return Bucket(self, name)
+
+    def stop(self) -> None:
+        """End the server."""
+        self._server.shutdown()
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        key = environ["PATH_INFO"].encode("latin-1").decode().lstrip("/").partition("/")[2]
+        request = Request(environ["REQUEST_METHOD"], key, environ.get("HTTP_RANGE", ""))
+        self.requests.append(request)
+        answer = self.misbehave(request)
+        if answer is None:
+            return self._moto(environ, start_response)  # type: ignore[no-any-return]
+        time.sleep(answer.after)
+        size = len(answer.body) if answer.announced is None else answer.announced
+        start_response(f"{answer.status} Told", [("Content-Length", str(size)), ("Content-Type", "application/xml")])
+        return [answer.body]
+
+
+@dataclass
+class Bucket:
+    """A bucket, and what was asked about it."""
+
+    service: S3Service
+    name: str
+
+    @property
+    def address(self) -> str:
+        return f"s3://{self.name}"
+
+    def put(self, key: str, data: bytes = b"", **more: Any) -> None:
+        self.service.client.put_object(Bucket=self.name, Key=key, Body=data, **more)
+
+    def put_in_parts(self, key: str, *parts: bytes) -> None:
+        """As large objects are sent; their ETag is no MD5 of the content."""
+        client, where = self.service.client, {"Bucket": self.name, "Key": key}
+        upload = client.create_multipart_upload(**where)["UploadId"]
+        sent = [
+            {"PartNumber": number, "ETag": client.upload_part(**where, PartNumber=number, UploadId=upload, Body=part)["ETag"]}
+            for number, part in enumerate(parts, start=1)
+        ]
+        client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": sent})
+
+    def delete(self, key: str) -> None:
+        self.service.client.delete_object(Bucket=self.name, Key=key)
+
+    @property
+    def fetched(self) -> Iterator[Request]:
+        """Requests for the content of objects, in order."""
+        return (request for request in self.service.requests if request.method == "GET" and request.key)
+
+
+class _Quiet(WSGIRequestHandler):
+    def log(self, *_: Any) -> None:
+        """Say nothing."""
