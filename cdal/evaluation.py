@@ -3,14 +3,14 @@
     score = validate(dataset, split.validation[:8], sample, votes=1, multiple=8, seed=0, device="cpu")
     for result in evaluate(dataset, split.test, sample, votes=5, multiple=8, seed=0, device="cpu"):
         rows = result.scores
+    seen = draw_votes(case.image, case.id, spec, sample, votes=5, multiple=8, seed=0, device="cpu")     # needs no truth
+    mask = seen.labels[-1]
 
-A sampler draws one random mask per image. Several draws of a case are its votes; they are averaged as probabilities, and the class
-of a pixel is decided from the average. Every prefix 1..V of the votes is scored from one set of draws.
+A sampler draws random masks of an image. Several draws of a case are its votes; they are averaged as probabilities, and the class
+of a pixel is decided from the average. Every prefix 1..V of the votes is scored from one set of draws; `cdal.metrics` defines the
+scores, also those of empty masks.
 
-Defined values: where a class is in neither mask, Dice and IoU are 1 and HD95 is 0; where it is in one of them only, Dice and IoU
-are 0 and HD95 is the diagonal of the case.
-
-Shapes: N images, C image channels, M mask channels, V votes, D slices, H and W pixels.
+Shapes: N images, C image channels, M mask channels, V votes, D slices, H and W pixels, S side of a window.
 """
 
 from __future__ import annotations
@@ -19,29 +19,33 @@ import hashlib
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cdal.data.dataset import Case, Dataset, DatasetSpec
+from cdal.metrics import count_pixels, dice_and_iou, error_correlation, object_scores, surface_distances, volume_error
 
-Sample = Callable[[Tensor, torch.Generator], Tensor]
-"""(images (N, C, H, W) in [-1, 1], random generator) -> masks (N, M, H, W) in [-1, 1], a new draw at every call."""
+Sample = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
+"""(normalised images (N, C, H, W), one random generator per vote) -> masks (V, N, M, H, W) in [-1, 1], new draws at every call.
 
-MAX_PIXELS = 2**18
-"""Pixels given to a sampler at once, which bounds memory: 256 slices of 32 x 32."""
+Vote v depends on the images and the v-th generator alone."""
 
+Window = Literal["sliding", "whole"]
+Blend = Literal["soft", "rounded"]
 Device = torch.device | str
-Box = tuple[slice, slice, slice]
-Extent = tuple[int, int, int]
-Counts = npt.NDArray[np.int64]
+Size = tuple[int, int]
+
+# Both bound memory. They are constants because draws depend on them: the images of a batch share the random streams of the votes.
+BATCH_PIXELS = 2**18
+"""Pixels given to a sampler at once: 256 slices of 32 x 32."""
+SLAB_PIXELS = 2**20
+"""Pixels of the slices that are blended and decided together, where windows do not reach from slice to slice."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,26 @@ class Score:
     iou: float
     hd95: float
     """95th percentile of the distances between the two surfaces, the larger of both directions, mm."""
+    assd: float
+    """Mean of the distances between the two surfaces, of both directions, mm."""
+    volume_error: float
+    """Difference of the volumes as a fraction of their mean, below 0 where the prediction is too small."""
+    aji: float | None
+    """Aggregated Jaccard index of the connected parts against the true objects; None where the case does not tell objects apart."""
+    panoptic_quality: float | None
+    """The same for panoptic quality."""
     seconds: float
-    """Time to draw and blend this many votes."""
+    """Share of these votes in the time to draw and blend all of them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Votes:
+    """What the votes for an image say, on its own grid."""
+
+    labels: Tensor
+    """What the first 1..V votes decide, (V, D, H, W) uint8."""
+    entropy: Tensor
+    """Entropy of the average of all votes, (D, H, W) float32: 0 where all are sure and agree, 1 where every class is as likely."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +100,11 @@ class CaseResult:
     labels: Tensor
     """The decision of all votes, (D, H, W) uint8."""
     entropy: Tensor
-    """Entropy of the averaged votes, (D, H, W) float32: 0 where all are sure and agree, 1 where every class is as likely."""
+    """Of all votes, (D, H, W), see `Votes`."""
+    mean_entropy: float
+    """Over all pixels."""
+    entropy_error: float | None
+    """Pearson correlation over all pixels of the entropy and of being wrong; None where it is not defined (no pixel is wrong)."""
     seconds: float
     """Time to draw and blend all votes."""
 
@@ -90,15 +116,7 @@ class CaseResult:
 
 
 def validate(
-    dataset: Dataset,
-    cases: Sequence[str],
-    sample: Sample,
-    *,
-    votes: int,
-    multiple: int,
-    seed: int,
-    device: Device,
-    max_pixels: int = MAX_PIXELS,
+    dataset: Dataset, cases: Sequence[str], sample: Sample, *, votes: int, multiple: int, seed: int, device: Device
 ) -> ValidationScore:
     """Dice and IoU of whole cases, from whole slices; slices of all cases that pad to the same size go through together.
 
@@ -110,21 +128,27 @@ def validate(
         multiple: heights and widths that the sampler takes are multiples of this.
         seed: seed of the draws.
         device: where the sampler computes.
-        max_pixels: most pixels that the sampler gets at once.
     """
-    together: dict[tuple[int, int], list[Case]] = {}
+    spec = dataset.spec
+    together: dict[Size, list[Case]] = {}
     for case in map(dataset.case, sorted(cases)):  # so that the order given does not change the draws
-        together.setdefault(_padded_size(case.label.shape[1:], multiple), []).append(case)
-    counts = []
+        together.setdefault(_padded_size(case.label.shape, multiple), []).append(case)
+    scores = []
     for size, group in together.items():
-        images = torch.cat([_pad(case.image, (case.label.shape[0], *size)).transpose(0, 1) for case in group])
-        rngs = [_rng(device, seed, vote, *(case.id for case in group)) for vote in range(votes)]
-        probability = torch.stack([probabilities(_draw(sample, images, rng, max_pixels)) for rng in rngs]).mean(dim=0)
-        starts = itertools.accumulate((case.label.shape[0] for case in group), initial=0)
-        for case, start in zip(group, starts, strict=False):
-            own = _unpad(probability[start : start + case.label.shape[0]].transpose(0, 1), case.label.shape)
-            counts.append(_count(decide(own, dataset.spec.foreground), case.label, len(dataset.spec.classes)))
-    dice, iou = (np.mean([dice_and_iou(*count)[kind] for count in counts], axis=0) for kind in (0, 1))
+        rngs = _rngs(device, seed, votes, *(case.id for case in group))
+        slices = [(case, number) for case in group for number in range(len(case.label))]
+        labels = []
+        most = _most(BATCH_PIXELS, size)
+        for start in range(0, len(slices), most):
+            batch = torch.stack([_pad(case.image[:, number], size) for case, number in slices[start : start + most]])
+            masks = sample(spec.normalise(batch.to(device)), rngs)  # (V, N, M, H, W)
+            average = probabilities(masks).mean(dim=0).transpose(0, 1)
+            labels += list(decide(average, spec.foreground).cpu())
+        decided = iter(labels)
+        for case in group:
+            own = torch.stack([_unpad(next(decided), case.label.shape) for _ in range(len(case.label))])
+            scores.append(dice_and_iou(*(count[0] for count in count_pixels(own[None], case.label, len(spec.classes)))))
+    dice, iou = np.mean(scores, axis=0)
     return ValidationScore(float(dice.mean()), float(iou.mean()), tuple(dice.tolist()), tuple(iou.tolist()))
 
 
@@ -137,10 +161,9 @@ def evaluate(
     multiple: int,
     seed: int,
     device: Device,
-    window: Literal["sliding", "whole"] = "sliding",
+    window: Window = "sliding",
     overlap: float = 0.75,
-    blend: Literal["soft", "rounded"] = "soft",
-    max_pixels: int = MAX_PIXELS,
+    blend: Blend = "soft",
 ) -> Iterator[CaseResult]:
     """The full protocol, case by case. A result depends on the case and the seed, not on the other cases or their order.
 
@@ -155,92 +178,141 @@ def evaluate(
         window: overlapping windows of the size of the training samples (cubes, of volumes), or whole slices.
         overlap: overlap of neighbouring windows, as a fraction of their side.
         blend: what is averaged where windows overlap, the votes' mean probability or (as published for hippocampus) that rounded.
-        max_pixels: most pixels that the sampler gets at once.
     """
-    spec = dataset.spec
+    import_module("monai.inferers.utils")  # takes seconds, which shall not count for the first case
     for case in map(dataset.case, cases):
         started = time.perf_counter()
-        rngs = [_rng(device, seed, vote, case.id) for vote in range(votes)]
-        if window == "whole":
-            extent = (case.label.shape[0], *_padded_size(case.label.shape[1:], multiple))
-        else:
-            extent = (spec.sample_depth, spec.image_size, spec.image_size)
-        rounded = blend == "rounded" and window == "sliding"
-        prefixes = _prefixes(case, sample, rngs, extent, overlap, rounded, max_pixels)
-        yield _result(case, spec, prefixes, time.perf_counter() - started)
+        seen = draw_votes(
+            case.image, case.id, dataset.spec, sample, votes=votes, multiple=multiple, seed=seed, device=device, window=window,
+            overlap=overlap, blend=blend,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        yield CaseResult(
+            case_id=case.id,
+            scores=_scores(case, dataset.spec.classes, seen.labels, seconds),
+            labels=seen.labels[-1],
+            entropy=seen.entropy,
+            mean_entropy=float(seen.entropy.mean(dtype=torch.float64)),
+            entropy_error=error_correlation(seen.entropy, seen.labels[-1] != case.label),
+            seconds=seconds,
+        )
+
+
+def draw_votes(
+    image: Tensor,
+    name: str,
+    spec: DatasetSpec,
+    sample: Sample,
+    *,
+    votes: int,
+    multiple: int,
+    seed: int,
+    device: Device,
+    window: Window = "sliding",
+    overlap: float = 0.75,
+    blend: Blend = "soft",
+) -> Votes:
+    """What the votes for one image (C, D, H, W) say; a new file has no truth to be scored against.
+
+    The image holds stored values, as that of a `Case` of the dataset `spec`. The draws depend on its name (a case's id) and on the
+    seed. The other arguments are those of `evaluate`.
+    """
+    rngs = _rngs(device, seed, votes, name)
+    roi = (1, *_padded_size(image.shape, multiple))
+    if window == "sliding":
+        roi = (spec.sample_depth, spec.image_size, spec.image_size)
+    rounded = blend == "rounded" and window == "sliding"
+    depth = _most(SLAB_PIXELS, image.shape[-2:]) if roi[0] == 1 else image.shape[1]
+    labels, entropy = [], []
+    for slab in torch.split(image, depth, dim=1):
+        slices = spec.normalise(slab.transpose(0, 1).to(device))
+        means = _blended(slices.transpose(0, 1), sample, rngs, roi, overlap, rounded)
+        labels.append(decide(means, spec.foreground).cpu())
+        entropy.append(_entropy(means[-1]).cpu())
+    return Votes(labels=torch.cat(labels, dim=1), entropy=torch.cat(entropy))
 
 
 def probabilities(masks: Tensor) -> Tensor:
     """Masks in [-1, 1] to probabilities: (x + 1) / 2, clamped."""
-    return masks.add(1).div_(2).clamp_(0, 1)
+    return masks.float().add(1).div_(2).clamp_(0, 1)
+
+
+def prefix_means_(votes: Tensor) -> Tensor:
+    """Averages over the first 1..V votes, written over the votes (V, ...); each is what it would be without the votes after it."""
+    total = votes[0].clone()
+    for number, vote in enumerate(votes[1:], start=2):
+        total += vote
+        torch.div(total, number, out=vote)
+    return votes
 
 
 def decide(probability: Tensor, foreground: int = 1) -> Tensor:
-    """Labels (D, H, W) uint8 from averaged probabilities (M, D, H, W): rounded half to even, or the most probable class."""
-    if len(probability) > 1:
-        return probability.argmax(dim=0).to(torch.uint8)
-    rounded = probability[0].round()
-    return (rounded if foreground == 1 else 1 - rounded).to(torch.uint8)
+    """Labels (..., D, H, W) uint8 from averages (..., M, D, H, W): rounded half to even, or the (first) most probable class."""
+    if probability.shape[-4] > 1:
+        return probability.max(dim=-4).indices.to(torch.uint8)
+    channel = probability.squeeze(-4)
+    on_cpu = channel.device.type == "cpu"  # where NumPy compares five times as fast as PyTorch
+    rounded = torch.from_numpy(channel.numpy() > 0.5) if on_cpu else channel > 0.5  # half is rounded to even, which is 0
+    return (rounded if foreground == 1 else ~rounded).view(torch.uint8)
 
 
-def dice_and_iou(both: Counts, predicted: Counts, true: Counts) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Dice and IoU of each class, from the number of pixels that have it in both masks, in the prediction and in the truth."""
-    union = predicted + true - both
-    empty = union == 0
-    dice = np.where(empty, 1.0, 2 * both / np.maximum(predicted + true, 1))
-    iou = np.where(empty, 1.0, both / np.maximum(union, 1))
-    return dice, iou
-
-
-def hd95(predicted: Tensor, true: Tensor, spacing: tuple[float, float, float]) -> float:
-    """95th percentile Hausdorff distance of two masks (D, H, W), mm, as MONAI defines it; a single slice is taken as an image."""
-    if not predicted.any() or not true.any():
-        either = predicted.any() or true.any()
-        return math.dist((0, 0, 0), [side * step for side, step in zip(true.shape, spacing, strict=True)]) if either else 0.0
-    from monai.metrics.hausdorff_distance import (
-        compute_hausdorff_distance,
-    )  # here: it takes seconds to import, and training does without
-
-    steps = [float(step) for step in spacing]  # MONAI refuses a mixture of whole and other numbers
-    if len(true) == 1:
-        predicted, true, steps = predicted[0], true[0], steps[1:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI about its own deprecated arguments
-        distance = compute_hausdorff_distance(predicted[None, None], true[None, None], True, percentile=95, spacing=steps)
-    return float(distance)
-
-
-def _result(case: Case, spec: DatasetSpec, prefixes: Tensor, seconds: float) -> CaseResult:
-    """Score all prefixes: (V, M, D, H, W) probabilities, entry v averaged over v + 1 votes."""
-    scores: list[Score] = []
-    labels, distances = None, [0.0] * len(spec.classes)
-    for votes, probability in enumerate(prefixes, start=1):
-        decided = decide(probability, spec.foreground)
-        if labels is None or not torch.equal(decided, labels):  # distances are the costly part, and late votes change little
-            labels = decided
-            distances = [hd95(labels == value, case.label == value, case.spacing) for value in range(1, len(spec.classes) + 1)]
-        dice, iou = dice_and_iou(*_count(labels, case.label, len(spec.classes)))
-        scores += [
-            Score(
-                class_name=name,
-                votes=votes,
-                dice=float(dice[index]),
-                iou=float(iou[index]),
-                hd95=distances[index],
-                seconds=seconds * votes / len(prefixes),
+def _scores(case: Case, classes: Sequence[str], labels: Tensor, seconds: float) -> tuple[Score, ...]:
+    """Score what each prefix of the votes decides, labels (V, D, H, W)."""
+    both, predicted, true = count_pixels(labels, case.label, len(classes))
+    dice, iou = dice_and_iou(both, predicted, true)
+    error = volume_error(predicted, true)
+    by_class = []
+    for index, name in enumerate(classes):
+        truth = case.label == index + 1
+        objects = None if case.instances is None else case.instances * truth
+        rows: list[Score] = []
+        before = None
+        for row, mask in enumerate(labels == index + 1):
+            if before is None or not torch.equal(mask, before):  # the rest is costly, and late votes change little
+                hd95, assd = surface_distances(mask, truth, case.spacing)
+                aji, quality = (None, None) if objects is None else object_scores(mask, objects)
+            before = mask
+            rows.append(
+                Score(
+                    class_name=name,
+                    votes=row + 1,
+                    dice=float(dice[row, index]),
+                    iou=float(iou[row, index]),
+                    hd95=hd95,
+                    assd=assd,
+                    volume_error=float(error[row, index]),
+                    aji=aji,
+                    panoptic_quality=quality,
+                    seconds=seconds * (row + 1) / len(labels),
+                )
             )
-            for index, name in enumerate(spec.classes)
-        ]
-    assert labels is not None
-    return CaseResult(case_id=case.id, scores=tuple(scores), labels=labels, entropy=_entropy(prefixes[-1]), seconds=seconds)
+        by_class.append(rows)
+    return tuple(itertools.chain.from_iterable(zip(*by_class, strict=True)))
 
 
-def _count(predicted: Tensor, true: Tensor, num_classes: int) -> tuple[Counts, Counts, Counts]:
-    """Pixels of each foreground class in both label maps, in the prediction and in the truth."""
-    kinds = num_classes + 1
-    pairs = torch.bincount((predicted.long() * kinds + true.long()).flatten(), minlength=kinds**2)
-    table = pairs.reshape(kinds, kinds).numpy()
-    return table.diagonal()[1:], table.sum(axis=1)[1:], table.sum(axis=0)[1:]
+def _blended(
+    image: Tensor, sample: Sample, rngs: Sequence[torch.Generator], roi: tuple[int, int, int], overlap: float, rounded: bool
+) -> Tensor:
+    """Averages of the first 1..V votes for a normalised image (C, D, H, W), each blended over the windows: (V, M, D, H, W).
+
+    Averaging commutes with blending, so that the votes of a window can be averaged (and rounded) before it is blended.
+    """
+    from monai.inferers.utils import sliding_window_inference  # here: it takes seconds to import, and training does without
+
+    def means(windows: Tensor) -> Tensor:  # (N, C, d, S, S) -> (N, V * M, d, S, S)
+        number, _, depth, *side = windows.shape
+        slices = windows.transpose(1, 2).flatten(0, 1)
+        batches = torch.split(slices, _most(BATCH_PIXELS, side))
+        average = prefix_means_(torch.cat([probabilities(sample(batch, rngs)) for batch in batches], dim=1))
+        if rounded:
+            average.round_()
+        return average.view(len(rngs), number, depth, -1, *side).permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
+
+    found = sliding_window_inference(
+        image[None], roi, _most(BATCH_PIXELS, roi), means, overlap, mode="constant", padding_mode="replicate"
+    )
+    assert isinstance(found, Tensor)
+    return found.reshape(len(rngs), -1, *image.shape[1:])
 
 
 def _entropy(probability: Tensor) -> Tensor:
@@ -251,68 +323,32 @@ def _entropy(probability: Tensor) -> Tensor:
     return entropy.div_(math.log(len(classes))).clamp_(0, 1)
 
 
-def _prefixes(
-    case: Case, sample: Sample, rngs: list[torch.Generator], extent: Extent, overlap: float, rounded: bool, max_pixels: int
-) -> Tensor:
-    """Probabilities (V, M, D, H, W) on the grid of a case, entry v averaged over v + 1 votes.
-
-    Overlapping windows are blended with equal weight, as MONAI's sliding_window_inference does in its constant mode.
-    """
-    image = _pad(case.image, [max(pair) for pair in zip(case.label.shape, extent, strict=True)])
-    boxes = _windows(image.shape[1:], extent, overlap)
-    images = torch.cat([image[:, *box].transpose(0, 1) for box in boxes])  # (windows * extent[0], C, H, W)
-    cover = torch.zeros(image.shape[1:])
-    for box in boxes:
-        cover[box] += 1
-    total, prefixes = torch.zeros(()), []
-    for votes, rng in enumerate(rngs, start=1):
-        total = total + probabilities(_draw(sample, images, rng, max_pixels))
-        mean = (total / votes).round() if rounded else total / votes
-        blended = torch.zeros(mean.shape[1], *image.shape[1:])
-        for number, box in enumerate(boxes):
-            blended[:, *box] += mean[number * extent[0] : (number + 1) * extent[0]].transpose(0, 1)
-        prefixes.append(_unpad(blended / cover, case.label.shape))
-    return torch.stack(prefixes)
+def _rngs(device: Device, seed: int, votes: int, *case_ids: str) -> list[torch.Generator]:
+    """The random stream of every vote, a function of the seed and of what is drawn."""
+    digests = (hashlib.blake2b(repr((seed, vote, case_ids)).encode(), digest_size=8).digest() for vote in range(votes))
+    return [torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1) for digest in digests]
 
 
-def _windows(shape: Sequence[int], extent: Extent, overlap: float) -> list[Box]:
-    """Boxes of an extent that cover a shape; the last along each axis is moved inside."""
-    starts = []
-    for full, side in zip(shape, extent, strict=True):
-        step = max(1, int(side * (1 - overlap)))
-        count = -(-(full - side) // step) + 1
-        starts.append([min(number * step, full - side) for number in range(count)])
-    return [(slice(d, d + extent[0]), slice(h, h + extent[1]), slice(w, w + extent[2])) for d, h, w in itertools.product(*starts)]
+def _most(pixels: int, size: Sequence[int]) -> int:
+    """How many pieces of a size hold a number of pixels together, at least one."""
+    return max(1, pixels // math.prod(size))
 
 
-def _draw(sample: Sample, images: Tensor, rng: torch.Generator, max_pixels: int) -> Tensor:
-    """One vote of every image, in batches of bounded size: (N, C, H, W) -> (N, M, H, W), on the CPU."""
-    most = max(1, max_pixels // images[0, 0].numel())
-    parts = (images[start : start + most] for start in range(0, len(images), most))
-    return torch.cat([sample(part.to(rng.device), rng).float().cpu() for part in parts])
-
-
-def _rng(device: Device, seed: int, vote: int, *case_ids: str) -> torch.Generator:
-    """The random stream of one vote, a function of the seed and of what is drawn."""
-    digest = hashlib.blake2b(repr((seed, vote, case_ids)).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
-def _padded_size(size: Sequence[int], multiple: int) -> tuple[int, int]:
-    height, width = (-(-side // multiple) * multiple for side in size)
+def _padded_size(shape: Sequence[int], multiple: int) -> Size:
+    """The last two sides, enlarged to multiples."""
+    height, width = (-(-side // multiple) * multiple for side in shape[-2:])
     return height, width
 
 
-def _pad(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """Repeat the edges of an image (C, D, H, W) on both sides until it has a shape (D, H, W)."""
-    gaps = [(want - have) for want, have in zip(shape, image.shape[1:], strict=True)]
-    if not any(gaps):
-        return image
-    before_after = [side for gap in reversed(gaps) for side in (gap // 2, gap - gap // 2)]
-    return F.pad(image[None], before_after, mode="replicate")[0]
+def _pad(image: Tensor, size: Size) -> Tensor:
+    """Repeat the edges of a slice (C, H, W) of any type on both sides until it has a size."""
+    rows, columns = (
+        torch.arange(want).sub_((want - have) // 2).clamp_(0, have - 1) for want, have in zip(size, image.shape[1:], strict=True)
+    )
+    return image[:, rows[:, None], columns]
 
 
 def _unpad(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo `_pad` on the last three axes."""
-    d, h, w = (slice(start := (have - want) // 2, start + want) for want, have in zip(shape, image.shape[-3:], strict=True))
-    return image[..., d, h, w]
+    """Undo `_pad` on the last two axes."""
+    h, w = (slice(start := (have - want) // 2, start + want) for want, have in zip(shape[-2:], image.shape[-2:], strict=True))
+    return image[..., h, w]

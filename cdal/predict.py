@@ -1,6 +1,6 @@
 """A trained generator as a function from images to random masks, and its scores by the full protocol.
 
-Shapes: N images, C image channels, M mask channels, H and W pixels.
+Shapes: N images, M mask channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -18,30 +18,34 @@ from cdal.generator import Generator
 
 
 def sampler(config: Config, generator: Generator) -> Sample:
-    """A function that draws one mask per image: images (N, C, H, W) in [-1, 1], random generator -> (N, M, H, W) in [-1, 1].
+    """A function that draws masks of normalised images, see `cdal.evaluation.Sample`.
 
-    All denoising steps are done inside, without gradients. A plain U-Net has no randomness: every draw is the same.
+    The images are encoded once for all votes, and all denoising steps are done inside, without gradients. A plain U-Net has no
+    randomness: every vote is the same.
     """
     process = config.diffusion
     device = next(generator.parameters()).device
     diffusion = Diffusion(process.timesteps, process.schedule, process.beta_min, process.beta_max).to(device)
 
     @torch.inference_mode()
-    def sample(images: Tensor, rng: torch.Generator) -> Tensor:
+    def sample(images: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
         features = generator.encode(images)
         shape = (len(images), config.model.mask_channels, *images.shape[2:])
         if config.model.architecture == "unet":
-            return plain_prediction(generator, features, shape)
+            return plain_prediction(generator, features, shape).expand(len(rngs), *shape)
 
-        def normal(*size: int) -> Tensor:
-            return torch.randn(size, generator=rng, device=rng.device).to(images.device)
+        def vote(rng: torch.Generator) -> Tensor:
+            def normal(*size: int) -> Tensor:
+                return torch.randn(size, generator=rng, device=rng.device).to(images.device)
 
-        return diffusion.sample(
-            lambda noisy, t, z: generator(noisy, t, features, z),
-            normal(*shape),
-            latent=lambda _: normal(len(images), config.model.latent_size),
-            noise=lambda _: normal(*shape),
-        )
+            return diffusion.sample(
+                lambda noisy, t, z: generator(noisy, t, features, z),
+                normal(*shape),
+                latent=lambda _: normal(len(images), config.model.latent_size),
+                noise=lambda _: normal(*shape),
+            )
+
+        return torch.stack([vote(rng) for rng in rngs])
 
     return sample
 

@@ -46,6 +46,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "test_dice": _NUMBER,  # the same on the test split; null until finalists are tested
             "test_iou": _NUMBER,
             "votes": _WHOLE,
+            "uncertainty_correlation": _NUMBER,  # Spearman, over the cases: mean entropy of the votes and 1 - Dice
             "seconds_per_case": _NUMBER,
             "started_at": _TIME,
             "ended_at": _TIME,
@@ -93,7 +94,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             "votes": _WHOLE,
             "dice": _NUMBER,
             "iou": _NUMBER,
-            "hd95": _NUMBER,
+            "hd95": _NUMBER,  # mm
+            "assd": _NUMBER,  # mm
+            "volume_error": _NUMBER,  # 2 (P - T) / (P + T)
+            "aji": _NUMBER,  # null where the dataset does not tell objects apart
+            "panoptic_quality": _NUMBER,
+            "entropy": _NUMBER,  # of the whole case, so the same for every class; null but in the rows of all votes
+            "entropy_error": _NUMBER,  # likewise: Pearson, over the pixels, with being wrong; null where undefined
             "seconds": _NUMBER,
             "recorded_at": _TIME,
         }

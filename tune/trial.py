@@ -35,6 +35,7 @@ from cdal.config import Config
 from cdal.data import Case, Dataset, open_dataset
 from cdal.errors import DivergedError, InputError
 from cdal.evaluation import CaseResult
+from cdal.metrics import rank_correlation
 from cdal.predict import full_protocol
 from cdal.training import BEST, Report, history, train
 
@@ -152,9 +153,11 @@ def score(settings: TrialSettings) -> Message:
     cases = dataset.split(settings.fold).validation[: config.evaluation.cases or None]
     results = []
     rows: list[dict[str, Any]] = []
+    entropy = []
     for result in full_protocol(config, generator.to(settings.device), dataset, cases):
         results.append(_Picture.of(dataset.case(result.case_id), result))
         rows += _case_rows(settings.number, result)
+        entropy.append(result.mean_entropy)
     votes = rows[-1]["votes"]
     last = [row for row in rows if row["votes"] == votes]
     return {
@@ -162,6 +165,7 @@ def score(settings: TrialSettings) -> Message:
             "final_dice": float(np.mean([row["dice"] for row in last])),
             "final_iou": float(np.mean([row["iou"] for row in last])),
             "votes": votes,
+            "uncertainty_correlation": rank_correlation(entropy, [1 - result.dice for result in results]),
             "seconds_per_case": float(np.mean([result.seconds for result in results])),
             "parameters": sum(parameter.numel() for parameter in generator.parameters()),
             "scoring_seconds": time.perf_counter() - started,
@@ -314,6 +318,8 @@ def _ended(status: str, reason: str, error: str | None = None) -> Message:
 
 
 def _case_rows(number: int, result: CaseResult) -> list[dict[str, Any]]:
+    votes = result.scores[-1].votes
+    uncertainty = {"entropy": result.mean_entropy, "entropy_error": result.entropy_error}
     return [
         {
             "trial_id": trial_id(number),
@@ -324,15 +330,20 @@ def _case_rows(number: int, result: CaseResult) -> list[dict[str, Any]]:
             "dice": item.dice,
             "iou": item.iou,
             "hd95": item.hd95,
+            "assd": item.assd,
+            "volume_error": item.volume_error,
+            "aji": item.aji,
+            "panoptic_quality": item.panoptic_quality,
             "seconds": item.seconds,
         }
+        | (uncertainty if item.votes == votes else {})
         for item in result.scores
     ]
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """One slice of a case: image (C, H, W), truth, prediction and uncertainty (H, W)."""
+    """One slice of a case: image (C, H, W) in stored values, truth, prediction and uncertainty (H, W)."""
 
     case_id: str
     dice: float
@@ -353,14 +364,14 @@ class _Picture:
             result.seconds,
             case.image[:, middle],
             case.label[middle],
-            result.labels[middle],
-            result.entropy[middle],
+            result.labels[middle].clone(),  # a view would keep the whole volume in memory
+            result.entropy[middle].clone(),
         )
 
     def row(self, number: int, votes: int) -> dict[str, Any]:
         """A row of the gallery table; the uncertainty is the entropy of the votes, white where it is largest."""
-        grey = ((self.image.clamp(-1, 1) + 1) * 127.5).round().byte()
-        colours = grey[0] if len(grey) != 3 else grey.permute(1, 2, 0)
+        shown = self.image if self.image.dtype == torch.uint8 else ((self.image.clamp(-1, 1) + 1) * 127.5).round().byte()
+        colours = shown[0] if len(shown) != 3 else shown.permute(1, 2, 0)
         return {
             "trial_id": trial_id(number),
             "split": "validation",

@@ -1,7 +1,10 @@
-"""Metrics, votes, windows, and what a result depends on."""
+"""Votes, windows, and what a result depends on."""
 
+import itertools
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +12,30 @@ import pytest
 import torch
 from datasets import dataset_of
 from safetensors.torch import load_file
+from scipy import ndimage
 from torch import Tensor
 
-from cdal.data import Case, DatasetSpec, encode_mask, open_dataset
+from cdal.config import Config, ModelConfig
+from cdal.data import Case, DatasetSpec, Preparation, encode_mask, open_dataset
 from cdal.data.cases import CaseDataset
 from cdal.data.folds import PARTITION_NAMES
 from cdal.data.phantom import PhantomDataset
-from cdal.evaluation import CaseResult, Sample, decide, dice_and_iou, evaluate, hd95, probabilities, validate
+from cdal.evaluation import (
+    BATCH_PIXELS,
+    SLAB_PIXELS,
+    CaseResult,
+    Sample,
+    Score,
+    decide,
+    draw_votes,
+    evaluate,
+    prefix_means_,
+    probabilities,
+    validate,
+)
+from cdal.generator import Generator
+from cdal.metrics import error_correlation, object_scores, surface_distances
+from cdal.predict import sampler
 
 VOLUME = DatasetSpec(
     name="v",
@@ -29,6 +49,18 @@ VOLUME = DatasetSpec(
     licence="",
 )
 
+TILES = DatasetSpec(
+    name="t",
+    image_channels=3,
+    classes=("x",),
+    image_size=256,
+    volumetric=False,
+    folds=PARTITION_NAMES,
+    protocol="",
+    licence="",
+    preparation=Preparation(scaling="bytes", mean=(142.07, 98.48, 132.96), std=(65.78, 57.05, 57.78)),
+)
+
 
 def volumes(count: int = 6, spec: DatasetSpec = VOLUME) -> CaseDataset:
     """Volumes of different shapes, some smaller than a window, whose image holds the label: 0, 1, 2 as -1, 0, 1."""
@@ -40,13 +72,25 @@ def volumes(count: int = 6, spec: DatasetSpec = VOLUME) -> CaseDataset:
     return dataset_of(spec, cases)
 
 
+def each(draw: Callable[[Tensor, torch.Generator], Tensor]) -> Sample:
+    """A sampler from a function that draws one mask per image."""
+    return lambda images, rngs: torch.stack([draw(images, rng) for rng in rngs])
+
+
+@each
 def oracle(images: Tensor, _: torch.Generator) -> Tensor:
     """Reads the label from the image."""
     return encode_mask((images[:, 0] + 1).to(torch.uint8), 3)
 
 
+@each
 def noisy(images: Tensor, rng: torch.Generator) -> Tensor:
-    return oracle(images, rng) + 2 * torch.randn(len(images), 3, *images.shape[2:], generator=rng)
+    return encode_mask((images[:, 0] + 1).to(torch.uint8), 3) + 2 * torch.randn(len(images), 3, *images.shape[2:], generator=rng)
+
+
+@each
+def by_pixel(images: Tensor, _: torch.Generator) -> Tensor:
+    return torch.cat([0.3 - images.abs(), images * 0.7, -images * 0.9 - 0.05], dim=1)
 
 
 def full(dataset: CaseDataset, sample: Sample, cases: tuple[str, ...] | None = None, **settings: object) -> list[CaseResult]:
@@ -54,42 +98,9 @@ def full(dataset: CaseDataset, sample: Sample, cases: tuple[str, ...] | None = N
     return list(evaluate(dataset, cases or dataset.ids, sample, **common | settings))
 
 
-def table(result: CaseResult) -> list[tuple[object, ...]]:
+def table(result: CaseResult) -> list[Score]:
     """Everything of a result but the time it took."""
-    return [(score.class_name, score.votes, score.dice, score.iou, score.hd95) for score in result.scores]
-
-
-def test_dice_and_iou_by_hand() -> None:
-    # Classes: partly found, missed, invented, absent from both, found exactly.
-    both, predicted, true = (np.array(counts) for counts in ([2, 0, 0, 0, 7], [3, 0, 4, 0, 7], [5, 6, 0, 0, 7]))
-    dice, iou = dice_and_iou(both, predicted, true)
-    np.testing.assert_allclose(dice, [4 / 8, 0, 0, 1, 1])
-    np.testing.assert_allclose(iou, [2 / 6, 0, 0, 1, 1])
-
-
-def test_hd95_by_hand() -> None:
-    true = torch.zeros(12, 12, 12, dtype=torch.bool)
-    true[4:7, 4:7, 4:7] = True
-    assert hd95(true, true, (1, 1, 1)) == 0
-    assert hd95(true.roll(2, 0), true, (3, 1, 1)) == pytest.approx(6)
-    assert hd95(true.roll(2, 1), true, (3, 1.5, 1)) == pytest.approx(3)
-    assert hd95(true.roll(2, 2), true, (3, 1, 0.5)) == pytest.approx(1)
-    point, far = torch.zeros(2, 9, 9, 9, dtype=torch.bool)
-    point[1, 1, 1] = far[1, 4, 5] = True
-    assert hd95(point, far, (1, 1, 1)) == pytest.approx(5)
-
-
-def test_hd95_of_an_image_is_measured_in_its_plane() -> None:
-    true = torch.zeros(1, 12, 12, dtype=torch.bool)
-    true[0, 4:8, 4:8] = True
-    assert hd95(true.roll(3, 2), true, (99, 1, 2)) == pytest.approx(6)
-    assert hd95(true, true, (99, 1, 2)) == 0
-
-
-def test_hd95_of_empty_masks() -> None:
-    empty, some = torch.zeros(3, 4, 12, dtype=torch.bool), torch.ones(3, 4, 12, dtype=torch.bool)
-    assert hd95(empty, empty, (1, 1, 1)) == 0
-    assert hd95(some, empty, (1, 1, 1)) == hd95(empty, some, (1, 1, 1)) == 13
+    return [replace(score, seconds=0.0) for score in result.scores]
 
 
 @pytest.mark.parametrize(("name", "foreground"), [("monu", 1), ("lung", -1)])
@@ -97,7 +108,7 @@ def test_votes_agree_with_the_released_evaluation(parity: Path, name: str, foreg
     golden = load_file(parity / "metrics_vote.safetensors")
     expected = json.loads((parity / "manifest.json").read_text())["metrics_vote"][name]
     votes, truth = golden[f"{name}.votes"], golden[f"{name}.gt"]
-    probability = probabilities(votes).mean(dim=0, keepdim=True)
+    probability = prefix_means_(probabilities(votes))[-1:]
     torch.testing.assert_close(probability, golden[f"{name}.prob"], atol=1e-6, rtol=0)
     assert torch.equal(decide(probability), golden[f"{name}.pred"][0].to(torch.uint8))
 
@@ -107,11 +118,14 @@ def test_votes_agree_with_the_released_evaluation(parity: Path, name: str, foreg
         licence="", foreground=foreground,
     )  # fmt: skip
     dataset = dataset_of(spec, [Case(id=f"{i}", image=torch.zeros(1, 1, 32, 32), label=label) for i in range(4)])
-    stored = iter(votes)
-    (result,) = evaluate(dataset, ["0"], lambda images, rng: next(stored)[None], votes=len(votes), multiple=8, seed=0, device="cpu")
+    (result,) = evaluate(dataset, ["0"], lambda *_: votes[:, None], votes=len(votes), multiple=8, seed=0, device="cpu")
     assert result.scores[-1].votes == len(votes) == expected["n_votes"]
     assert result.scores[-1].dice == pytest.approx(expected["f1"], abs=1e-12)
     assert result.scores[-1].iou == pytest.approx(expected["iou"], abs=1e-12)
+
+
+def scores(result: CaseResult) -> list[dict[str, float]]:
+    return [{name: getattr(score, name) for name in ("dice", "iou", "hd95", "assd", "volume_error")} for score in result.scores]
 
 
 def test_half_is_rounded_to_even_before_the_foreground_is_told() -> None:
@@ -137,19 +151,40 @@ def test_a_perfect_sampler_is_perfect_on_the_grid_of_every_case(settings: dict) 
         assert result.entropy.shape == case.label.shape
         assert result.entropy.max() == 0
         assert [(score.class_name, score.votes) for score in result.scores] == [(name, n) for n in (1, 2, 3) for name in "ab"]
-        assert all((score.dice, score.iou, score.hd95) == (1, 1, 0) for score in result.scores)
-        assert result.dice == 1
+        assert all(
+            (score.dice, score.iou, score.hd95, score.assd, score.volume_error) == (1, 1, 0, 0, 0) for score in result.scores
+        )
+        assert (result.dice, result.mean_entropy, result.entropy_error) == (1, 0, None)
 
 
 def test_scores_are_those_of_the_labels() -> None:
     dataset = volumes()
     for result in full(dataset, noisy, votes=2):
-        true = dataset.case(result.case_id).label
+        case = dataset.case(result.case_id)
         for index, score in enumerate(result.scores[-2:], start=1):
-            found, there = (result.labels == index).numpy(), (true == index).numpy()
+            found, there = result.labels == index, case.label == index
             assert score.dice == pytest.approx(2 * (found & there).sum() / (found.sum() + there.sum()))
             assert score.iou == pytest.approx((found & there).sum() / (found | there).sum())
+            assert score.volume_error == pytest.approx(2 * (found.sum() - there.sum()) / (found.sum() + there.sum()))
+            assert (score.hd95, score.assd) == surface_distances(found, there, case.spacing)
+            assert score.aji is score.panoptic_quality is None
             assert 0 < score.dice < 1
+        assert result.mean_entropy == pytest.approx(float(result.entropy.mean()))
+        assert result.entropy_error == error_correlation(result.entropy, result.labels != case.label)
+        assert result.entropy_error is not None
+
+
+def test_where_objects_are_told_apart_they_are_scored_class_by_class() -> None:
+    dataset = volumes(4)
+    cases = []
+    for case in map(dataset.case, dataset.ids):
+        objects, _ = ndimage.label(case.label.numpy() > 0)  # of both classes
+        cases.append(replace(case, instances=torch.from_numpy(objects.astype(np.int32))))
+    for result, case in zip(full(dataset_of(VOLUME, cases), noisy), cases, strict=True):
+        for index, score in enumerate(result.scores[-2:], start=1):
+            there = case.label == index
+            assert (score.aji, score.panoptic_quality) == object_scores(result.labels == index, case.instances * there)
+            assert 0 < score.aji < 1
 
 
 def test_absent_classes_in_a_case() -> None:
@@ -159,13 +194,15 @@ def test_absent_classes_in_a_case() -> None:
     cases = [Case(id=f"{i}", image=torch.zeros(1, 8, 8, 8), label=(label, empty, label, empty)[i]) for i in range(4)]
     dataset = dataset_of(VOLUME, cases)
 
+    @each
     def nothing(images: Tensor, _: torch.Generator) -> Tensor:
         return encode_mask(torch.zeros(len(images), *images.shape[2:], dtype=torch.uint8), 3)
 
     missed, right = full(dataset, nothing, ("0", "1"), votes=1)
+    perfect = {"dice": 1, "iou": 1, "hd95": 0, "assd": 0, "volume_error": 0}
     diagonal = math.sqrt(3 * 8**2)
-    assert table(missed) == [("a", 1, 0, 0, diagonal), ("b", 1, 1, 1, 0)]
-    assert table(right) == [("a", 1, 1, 1, 0), ("b", 1, 1, 1, 0)]
+    assert scores(missed) == [{"dice": 0, "iou": 0, "hd95": diagonal, "assd": diagonal, "volume_error": -2}, perfect]
+    assert scores(right) == [perfect, perfect]
     score = validate(dataset, ["0", "1"], nothing, votes=1, multiple=4, seed=0, device="cpu")
     assert score.class_dice == (0.5, 1.0)
     assert (score.dice, score.iou) == (0.75, 0.75)
@@ -178,6 +215,35 @@ def test_a_prefix_is_what_fewer_votes_give(settings: dict) -> None:
         assert table(many)[:4] == table(few)
 
 
+def test_prefixes_are_means() -> None:
+    votes = torch.rand(7, 3, 4, generator=torch.Generator().manual_seed(0))
+    means = prefix_means_(votes.clone())
+    for number in range(1, 8):
+        torch.testing.assert_close(means[number - 1], votes[:number].mean(dim=0))
+        assert torch.equal(means[:number], prefix_means_(votes[:number].clone()))
+
+
+@pytest.mark.parametrize("architecture", ["cdal", "unet"])
+def test_a_generator_encodes_images_once_and_votes_stand_for_themselves(architecture: str) -> None:
+    model = ModelConfig(
+        image_size=16, image_channels=1, mask_channels=3, base_width=8, width_multipliers=(1, 2), attention_resolutions=(),
+        encoder_blocks=1, latent_size=8, latent_embedding=8, latent_layers=1, discriminator="small", attention_tap=2,
+        architecture=architecture,
+    )  # fmt: skip
+    generator = Generator.from_config(model)
+    torch.nn.init.normal_(generator.out_conv.weight)
+    encoded = []
+    generator.image_stem.register_forward_hook(lambda *_: encoded.append(1))
+    sample = sampler(Config(model=model), generator)
+    images = torch.randn(2, 1, 16, 24)
+    many, few = (sample(images, [torch.Generator().manual_seed(seed) for seed in range(votes)]) for votes in (4, 2))
+    assert len(encoded) == 2
+    assert many.shape == (4, 2, 3, 16, 24)
+    assert torch.equal(many[:2], few)
+    assert torch.equal(many[0], many[1]) == (architecture == "unet")
+    assert -1 <= many.min() < many.max() <= 1
+
+
 def test_more_votes_are_better_and_less_sure_than_one() -> None:
     results = full(volumes(), noisy, votes=15, window="whole")
     dice = [np.mean([score.dice for result in results for score in result.scores if score.votes == n]) for n in (1, 5, 15)]
@@ -187,28 +253,66 @@ def test_more_votes_are_better_and_less_sure_than_one() -> None:
         assert [score.seconds for score in result.scores[::2]] == pytest.approx([result.seconds * n / 15 for n in range(1, 16)])
 
 
+def by_hand(image: Tensor, masks: Callable[[Tensor], Tensor], roi: tuple[int, int, int], overlap: float) -> Tensor:
+    """Probabilities (M, D, H, W) of an image (C, D, H, W): the mean over all windows that hold a voxel, the last moved inside."""
+    sides = image.shape[1:]
+    gaps = [max(0, window - side) for window, side in zip(roi, sides, strict=True)]
+    padded = np.pad(image.numpy(), [(0, 0), *((gap // 2, gap - gap // 2) for gap in gaps)], mode="edge")
+    starts = []
+    for side, window in zip(padded.shape[1:], roi, strict=True):
+        step = max(1, int(window * (1 - overlap)))
+        starts.append(sorted({min(start, side - window) for start in range(0, side - window + step, step)}))
+    total, cover = 0.0, np.zeros(padded.shape[1:])
+    for corner in itertools.product(*starts):
+        box = tuple(slice(start, start + window) for start, window in zip(corner, roi, strict=True))
+        piece = probabilities(masks(torch.from_numpy(padded[:, *box]).transpose(0, 1))).transpose(0, 1)
+        whole = np.zeros((len(piece), *padded.shape[1:]))
+        whole[:, *box] = piece
+        total, cover[box] = total + whole, cover[box] + 1
+    inside = tuple(slice(gap // 2, gap // 2 + side) for gap, side in zip(gaps, sides, strict=True))
+    return torch.from_numpy(total / cover)[:, *inside]
+
+
+def placed(images: Tensor, _: object = None) -> Tensor:
+    """Depends on the place in the window."""
+    height, width = images.shape[2:]
+    ramp = torch.arange(float(height * width)).reshape(height, width) / (height * width / 2) - 1
+    first = images[:, 0]
+    return torch.stack([(0.9 * ramp).expand_as(first), 0.7 * first - 0.3 * ramp, 0.1 - 0.5 * first], dim=1)
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.75])
-def test_windows_are_those_of_monai(overlap: float) -> None:
-    """A sampler whose result depends on the place in the window, blended by MONAI's own function."""
-    from monai.inferers import sliding_window_inference
-
-    ramp = torch.arange(8 * 8.0).reshape(8, 8) / 32 - 1
-
-    def placed(images: Tensor, _: torch.Generator) -> Tensor:
-        return torch.stack([0.9 * ramp.expand(len(images), 8, 8), 0.7 * images[:, 0] - 0.3 * ramp, 0.1 - 0.5 * images[:, 0]], dim=1)
-
-    def as_volumes(windows: Tensor) -> Tensor:
-        masks = placed(windows.transpose(1, 2).flatten(0, 1), torch.Generator())
-        return probabilities(masks).unflatten(0, (len(windows), 8)).transpose(1, 2)
-
+def test_windows_blend_with_equal_weight(overlap: float) -> None:
     dataset = volumes()
-    for result in full(dataset, placed, overlap=overlap, votes=1):
-        image = dataset.case(result.case_id).image[None]
-        theirs = sliding_window_inference(image, (8, 8, 8), 4, as_volumes, overlap, padding_mode="replicate")[0]
-        top = theirs.topk(2, dim=0).values
+    for result in full(dataset, each(placed), overlap=overlap, votes=1):
+        expected = by_hand(dataset.case(result.case_id).image, placed, (8, 8, 8), overlap)
+        top = expected.topk(2, dim=0).values
         clear = top[0] - top[1] > 1e-5
         assert clear.float().mean() > 0.9
-        assert torch.equal(result.labels[clear], theirs.argmax(0)[clear].to(torch.uint8))
+        assert torch.equal(result.labels[clear], expected.argmax(0)[clear].to(torch.uint8))
+
+
+@pytest.mark.parametrize(("side", "overlap", "tiles"), [(512, 0.0, 2), (1000, 0.0, 4), (1000, 0.25, 5)])
+def test_images_are_cut_into_tiles(side: int, overlap: float, tiles: int) -> None:
+    """512 pixels in tiles of 256 is the published evaluation of MoNuSeg; 1000 are its own, and no multiple of the tiles."""
+    image = torch.randint(0, 256, (3, 1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(images)
+        return placed(images)[:, :2].mean(dim=1, keepdim=True)
+
+    votes = draw_votes(
+        image, "a", TILES, each(lambda images, _: watched(images)), votes=1, multiple=8, seed=0, device="cpu", overlap=overlap
+    )
+    windows = torch.cat(seen)
+    assert windows.shape == (tiles**2, 3, 256, 256)
+    assert torch.equal(windows[0], TILES.normalise(image[None, :, 0, :256, :256])[0])
+    assert torch.equal(windows[-1], TILES.normalise(image[None, :, 0, -256:, -256:])[0])
+    expected = by_hand(TILES.normalise(image.transpose(0, 1)).transpose(0, 1), watched, (1, 256, 256), overlap)[0]
+    clear = (expected - 0.5).abs() > 1e-5
+    assert clear.float().mean() > 0.9
+    assert torch.equal(votes.labels[0][clear], expected.round()[clear].to(torch.uint8))
 
 
 def test_published_blending_rounds_within_the_window() -> None:
@@ -219,6 +323,7 @@ def test_published_blending_rounds_within_the_window() -> None:
     image, label = torch.zeros(1, 1, 4, 6), torch.zeros(1, 4, 6, dtype=torch.uint8)
     dataset = dataset_of(spec, [Case(id=f"{number}", image=image, label=label) for number in range(4)])
 
+    @each
     def sides(images: Tensor, _: torch.Generator) -> Tensor:
         assert len(images) == 2  # the left window, then the right one
         return torch.tensor([-0.1, 1.0])[:, None, None, None].expand(2, 1, 4, 4)
@@ -231,10 +336,6 @@ def test_published_blending_rounds_within_the_window() -> None:
 
 def test_windows_and_whole_slices_agree_for_a_sampler_that_looks_at_single_pixels() -> None:
     dataset = volumes()
-
-    def by_pixel(images: Tensor, _: torch.Generator) -> Tensor:
-        return torch.cat([0.3 - images.abs(), images * 0.7, -images * 0.9 - 0.05], dim=1)
-
     sliding, whole = (full(dataset, by_pixel, window=window) for window in ("sliding", "whole"))
     for one, other in zip(sliding, whole, strict=True):
         assert torch.equal(one.labels, other.labels)
@@ -242,18 +343,45 @@ def test_windows_and_whole_slices_agree_for_a_sampler_that_looks_at_single_pixel
 
 
 @pytest.mark.parametrize("window", ["whole", "sliding"])
-def test_samplers_get_sizes_that_they_can_halve_and_bounded_batches(window: str) -> None:
+def test_samplers_get_sizes_that_they_can_halve(window: str) -> None:
     dataset = volumes()
     sizes = set()
 
-    def watched(images: Tensor, rng: torch.Generator) -> Tensor:
+    def watched(images: Tensor, rngs: list[torch.Generator]) -> Tensor:
         sizes.add(tuple(images.shape[2:]))
-        assert images[:, 0].numel() <= 600
-        return oracle(images.clamp(-1, 1), rng)
+        return oracle(images, rngs)
 
-    full(dataset, watched, window=window, max_pixels=600)
-    validate(dataset, dataset.ids, watched, votes=2, multiple=4, seed=0, device="cpu", max_pixels=600)
+    full(dataset, watched, window=window)
+    validate(dataset, dataset.ids, watched, votes=2, multiple=4, seed=0, device="cpu")
     assert all(height % 4 == width % 4 == 0 for height, width in sizes)
+
+
+@pytest.mark.parametrize("settings", [{"window": "whole"}, {"window": "sliding", "overlap": 0.0}])
+def test_large_volumes_go_through_in_bounded_batches_and_in_order(settings: dict) -> None:
+    """Slices of one large volume, each with its own pattern, in more than two slabs; half a slab is left at the end."""
+    depth, side = 5 * SLAB_PIXELS // (2 * 512**2), 512
+    label = (torch.arange(side) // 32 % torch.arange(2, depth + 2)[:, None] == 0)[:, None].expand(depth, side, side).to(torch.uint8)
+    spec = replace(VOLUME, image_size=256, sample_depth=1)
+    most = 0
+
+    def watched(images: Tensor, rngs: list[torch.Generator]) -> Tensor:
+        nonlocal most
+        most = max(most, len(images[:, 0].flatten()))
+        return oracle(images, rngs)
+
+    image = label[None].float() - 1
+    seen = draw_votes(image, "a", spec, watched, votes=2, multiple=8, seed=0, device="cpu", **settings)
+    assert torch.equal(seen.labels[0], label)
+    assert torch.equal(seen.labels[1], label)
+    assert seen.entropy.shape == label.shape
+    assert most <= BATCH_PIXELS
+
+    case = Case(id="a", image=image, label=label)
+    most = 0
+    dataset = dataset_of(spec, [case, *(replace(case, id=name) for name in "bcd")])
+    score = validate(dataset, ["a"], watched, votes=1, multiple=8, seed=0, device="cpu")
+    assert score.dice == 1
+    assert most <= BATCH_PIXELS
 
 
 def test_results_depend_on_case_and_seed_not_on_company_or_order() -> None:
@@ -280,9 +408,6 @@ def test_validation_is_the_mean_over_whole_cases() -> None:
     perfect = validate(dataset, dataset.ids, oracle, votes=1, multiple=4, seed=0, device="cpu")
     assert perfect.class_dice == perfect.class_iou == (1.0, 1.0)
 
-    def by_pixel(images: Tensor, _: torch.Generator) -> Tensor:
-        return torch.cat([0.3 - images.abs(), images * 0.7, -images * 0.9 - 0.05], dim=1)
-
     score = validate(dataset, dataset.ids, by_pixel, votes=1, multiple=4, seed=0, device="cpu")
     results = full(dataset, by_pixel, window="whole", votes=1)
     for index in range(2):
@@ -303,6 +428,7 @@ def test_validation_repeats_itself_in_any_order() -> None:
 def test_one_class_and_images() -> None:
     dataset = PhantomDataset(cases=8, classes=1, size=20, difficulty=0)
 
+    @each
     def threshold(images: Tensor, rng: torch.Generator) -> Tensor:
         return images - images.mean() + 0.1 * torch.randn(images.shape, generator=rng)
 
@@ -328,13 +454,14 @@ def test_inverted_foreground() -> None:
     )
     label = (torch.arange(64) % 3 == 0).to(torch.uint8).reshape(1, 8, 8)
     dataset = dataset_of(spec, [Case(id=f"{i}", image=label[None].float(), label=label) for i in range(4)])
-    for result in full(dataset, lambda images, _: encode_mask(images[:, 0].to(torch.uint8), 1, spec.foreground)):
+    for result in full(dataset, each(lambda images, _: encode_mask(images[:, 0].to(torch.uint8), 1, spec.foreground))):
         assert torch.equal(result.labels, label)
 
 
 def test_real_volumes_keep_their_grid(hippocampus_folder: Path) -> None:
     dataset = open_dataset("hippocampus", hippocampus_folder)
 
+    @each
     def dark(images: Tensor, rng: torch.Generator) -> Tensor:
         return torch.cat([images, -images, torch.randn(images.shape, generator=rng) - 1], dim=1)
 
@@ -342,4 +469,28 @@ def test_real_volumes_keep_their_grid(hippocampus_folder: Path) -> None:
     for window in ("sliding", "whole"):
         for result in evaluate(dataset, cases, dark, votes=2, multiple=8, seed=0, device="cpu", window=window):
             assert result.labels.shape == dataset.case(result.case_id).label.shape
-            assert all(math.isfinite(score.hd95) for score in result.scores)
+            assert all(math.isfinite(score.hd95) and math.isfinite(score.assd) for score in result.scores)
+
+
+def test_samplers_get_normalised_images() -> None:
+    """A case holds bytes; a sampler reads what the dataset says a model reads, in both kinds of evaluation."""
+    image = torch.randint(0, 256, (3, 1, 12, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(1, 12, 20, dtype=torch.uint8)
+    spec = replace(TILES, image_size=16)
+    dataset = dataset_of(spec, [Case(id=f"{number}", image=image, label=label) for number in range(4)])
+    seen = []
+
+    @each
+    def watched(images: Tensor, _: torch.Generator) -> Tensor:
+        seen.append(images)
+        return images[:, :1].clamp(-1, 1)
+
+    full(dataset, watched, ("0",), window="whole", votes=1)
+    validate(dataset, ["0"], watched, votes=1, multiple=4, seed=0, device="cpu")
+    full(dataset, watched, ("0",), window="whole", votes=1, multiple=16)
+    expected = spec.normalise(image[None, :, 0])
+    assert torch.equal(seen[0], expected)
+    assert torch.equal(seen[1], expected)
+    assert torch.equal(seen[2][:, :, 2:14, 6:26], expected)
+    assert torch.equal(seen[2][:, :, 0], seen[2][:, :, 2])
+    assert torch.equal(seen[2][..., 31], seen[2][..., 25])
