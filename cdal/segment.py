@@ -1,0 +1,201 @@
+"""Segment new files with a trained model: `python -m cdal.segment`.
+
+    python -m cdal.segment --model results/NAME/tune/00005/best.safetensors --out masks images/*.png
+    python -m cdal.segment --model runs/hippocampus/best.safetensors --out masks --uncertainty scan.nii.gz
+
+A volume gives a NIfTI file on its own grid, with its own affine; a 2D image gives a palette PNG of its own size. The values are
+class numbers, 0 is background. With --uncertainty, a second file holds the entropy of the votes from 0 (all agree) to 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cdal.checkpoint import load_model, read_info
+from cdal.config import Config
+from cdal.data.dataset import DatasetSpec
+from cdal.data.images import read_image
+from cdal.data.preparation import prepare_image, prepare_volume
+from cdal.errors import InputError
+from cdal.evaluation import draw_votes
+from cdal.generator import Generator
+from cdal.predict import sampler
+
+_COLOURS = bytes([0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167])
+"""Black, then the palette of Okabe and Ito (2008), which colour-blind people can tell apart."""
+
+
+class Segmentation(NamedTuple):
+    """What a model says of one file, on the file's own grid: (H, W), or (X, Y, Z) as a volume is stored."""
+
+    labels: npt.NDArray[np.uint8]
+    uncertainty: npt.NDArray[np.float32]
+
+
+class Segmenter:
+    """A trained model with all that its training knew of the data."""
+
+    def __init__(self, path: Path, *, votes: int | None = None, device: torch.device | str = "cpu") -> None:
+        """Load a `best.safetensors`.
+
+        Args:
+            path: the checkpoint.
+            votes: draws that are averaged; None takes those that the configuration says.
+            device: where the model computes.
+
+        Raises:
+            InputError: no checkpoint, or one that does not say what data it was trained on.
+        """
+        info = read_info(path)
+        if "dataset" not in info:
+            raise InputError(f"{path} does not say what data it was trained on; take the best.safetensors of a training")
+        config, generator = load_model(path)
+        self.spec = DatasetSpec.from_dict(info["dataset"])
+        self._draw = partial(_draw, config, generator.to(device), self.spec, votes)
+
+    def image(self, path: Path) -> Segmentation:
+        """Segment a 2D image. Raises InputError where the file is damaged."""
+        pixels = read_image(path)
+        if self.spec.preparation.scaling == "bytes" and pixels.dtype != np.uint8:
+            raise InputError(f"{path} has {pixels.dtype} values; the model was trained on 8-bit images")
+        labels, uncertainty = self._draw(prepare_image(pixels, self.spec.preparation, self.spec.image_channels), path.name)
+        classes = F.one_hot(labels[0].long(), len(self.spec.classes) + 1).permute(2, 0, 1).float()
+        size = pixels.shape[:2]
+        return Segmentation(_resized(classes, size).argmax(dim=0).byte().numpy(), _resized(uncertainty, size)[0].numpy())
+
+    def volume(self, path: Path) -> tuple[Segmentation, npt.NDArray[np.float64]]:
+        """Segment a NIfTI volume; the second part is its affine. Raises InputError where the file is damaged."""
+        from cdal.data.volumes import from_dhw, read_volume, to_dhw
+
+        volume = read_volume(path)
+        array = to_dhw(volume)
+        channels = array if array.ndim == 4 else array[None]
+        if len(channels) != self.spec.image_channels:
+            raise InputError(f"{path} has {len(channels)} channel(s); the model was trained on {self.spec.image_channels}")
+        maps = self._draw(prepare_volume(channels, self.spec.preparation), path.name)
+        return Segmentation(*(from_dhw(found.numpy(), volume) for found in maps)), volume.affine
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, or NIfTI volumes")
+    parser.add_argument("--model", type=Path, required=True, help="best.safetensors of a training or of a trial")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="where the masks go; theirs are the names of the files"
+    )
+    parser.add_argument("--votes", type=int, help="draws that are averaged (default: those of the model's configuration)")
+    parser.add_argument("--uncertainty", action="store_true", help="write the entropy of the votes as well")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(arguments)
+    try:
+        _segment(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+def _segment(args: argparse.Namespace) -> None:
+    if args.votes is not None and args.votes < 1:
+        raise InputError(f"--votes is {args.votes}; it must be at least 1")
+    names = [_stem(path) for path in args.files]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two of the files are called {name}, and their masks would be one; segment them into two folders")
+    model = Segmenter(args.model, votes=args.votes, device=args.device)
+    for path in args.files:
+        if _is_volume(path) != model.spec.volumetric:
+            kind = "NIfTI volumes" if model.spec.volumetric else "2D images"
+            raise InputError(f"{path}: the model was trained on {kind} ({model.spec.name})")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for path, name in zip(args.files, names, strict=True):
+            for target in _write(model, path, args.out / name, args.uncertainty):
+                print(target)  # noqa: T201
+    except OSError as error:
+        raise InputError(f"cannot write to {args.out}: {error.strerror or error}") from error
+
+
+def _write(model: Segmenter, path: Path, target: Path, uncertainty: bool) -> list[Path]:
+    """Segment one file and write its maps; returns their paths."""
+    if model.spec.volumetric:
+        found, affine = model.volume(path)
+        maps = {"": found.labels} | ({"_uncertainty": found.uncertainty} if uncertainty else {})
+        targets = [_save_volume(target.with_name(f"{target.name}{name}.nii.gz"), array, affine) for name, array in maps.items()]
+    else:
+        found = model.image(path)
+        targets = [_save_image(target.with_name(f"{target.name}.png"), found.labels, palette=_COLOURS)]
+        if uncertainty:
+            grey = np.rint(255 * found.uncertainty).astype(np.uint8)
+            targets.append(_save_image(target.with_name(f"{target.name}_uncertainty.png"), grey))
+    return targets
+
+
+def _save_volume(target: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> Path:
+    import nibabel
+
+    temporary = target.with_name(f".{target.name}.tmp.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(array, affine), temporary)  # type: ignore[no-untyped-call]
+    return temporary.replace(target)
+
+
+def _save_image(target: Path, array: npt.NDArray[np.uint8], palette: bytes | None = None) -> Path:
+    from PIL import Image
+
+    image = Image.fromarray(array)
+    if palette is not None:
+        image.putpalette(palette)
+    temporary = target.with_name(f".{target.name}.tmp")
+    image.save(temporary, "PNG")
+    return temporary.replace(target)
+
+
+def _draw(
+    config: Config, generator: Generator, spec: DatasetSpec, votes: int | None, image: Tensor, name: str
+) -> tuple[Tensor, Tensor]:
+    """Labels and entropy (D, H, W) of a prepared image (C, D, H, W), by the protocol that the model is scored with."""
+    protocol = config.evaluation
+    found = draw_votes(
+        image,
+        name,
+        spec,
+        sampler(config, generator),
+        votes=1 if config.model.architecture == "unet" else votes or protocol.votes,
+        multiple=config.model.size_multiple,
+        seed=config.training.seed,
+        device=next(generator.parameters()).device,
+        window=protocol.window,
+        overlap=protocol.overlap,
+        blend=protocol.blend,
+    )
+    return found.labels[-1], found.entropy
+
+
+def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Maps (C, H, W) at another size."""
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""New files through a trained model: on their own grid, with their own affine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from PIL import Image
+
+from cdal.config import Config
+from cdal.data import open_dataset
+from cdal.segment import main
+from cdal.training import train
+
+SMALL = {
+    "model.width_multipliers": [1, 2],
+    "model.base_width": 8,
+    "model.encoder_blocks": 1,
+    "model.attention_resolutions": [8],
+    "model.discriminator_width": 8,
+    "model.image_size": 32,
+    "diffusion.timesteps": 2,
+    "training.epochs": 1,
+    "training.steps_per_epoch": 60,
+    "training.batch_size": 8,
+    "loss.soft_dice": 1.0,
+    "optimiser.lr_generator": 2e-3,
+    "optimiser.beta1": 0.9,
+    "evaluation.votes": 3,
+    "evaluation.window": "whole",
+}
+
+
+def disc(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+    return np.linalg.norm(grid - np.reshape(centre, (-1, *[1] * len(shape))), axis=0) < radius
+
+
+def trained(folder: Path, out: Path) -> Path:
+    """A model that has seen bright discs for a few seconds."""
+    dataset = open_dataset("own", folder, sample_size=32)
+    for _ in train(Config().replace(SMALL), dataset, out):
+        pass
+    return out / "best.safetensors"
+
+
+@pytest.fixture(scope="module")
+def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for number in range(8):
+        inside = disc((32, 32), rng.uniform(10, 22, 2), rng.uniform(5, 9))
+        Image.fromarray((200 * inside + rng.integers(0, 40, (32, 32))).astype(np.uint8)).save(folder / f"images/{number}.png")
+        Image.fromarray((255 * inside).astype(np.uint8)).save(folder / f"masks/{number}.png")
+    return trained(folder, tmp_path_factory.mktemp("image_model"))
+
+
+@pytest.fixture(scope="module")
+def volume_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("volumes")
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for number in range(4):
+        image, label = volume(number)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), folder / f"images/{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), folder / f"masks/{number}.nii.gz")
+    return trained(folder, tmp_path_factory.mktemp("volume_model"))
+
+
+def volume(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = disc((30, 26, 8), (*rng.uniform(10, 16, 2), 4), rng.uniform(5, 7)).astype(np.uint8)
+    return (label * 100 + rng.normal(0, 5, label.shape)).astype(np.float32), label
+
+
+def test_an_image_gets_a_mask_of_its_own_size(image_model: Path, tmp_path: Path) -> None:
+    inside = disc((70, 90), (30, 50), 18)
+    Image.fromarray(np.where(inside, 220, 20).astype(np.uint8)).save(tmp_path / "new.png")
+    assert main([str(tmp_path / "new.png"), "--model", str(image_model), "--out", str(tmp_path / "o"), "--uncertainty"]) == 0
+    mask, doubt = Image.open(tmp_path / "o/new.png"), np.asarray(Image.open(tmp_path / "o/new_uncertainty.png"))
+    assert mask.mode == "P"
+    found = np.asarray(mask)
+    assert found.shape == doubt.shape == (70, 90)
+    assert set(np.unique(found)) <= {0, 1}
+    assert 2 * (found * inside).sum() / (found.sum() + inside.sum()) > 0.8
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["new.png", "new_uncertainty.png"]
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPI", "ASR", "IRP"])
+def test_a_volume_gets_a_mask_on_its_own_grid(volume_model: Path, tmp_path: Path, axes: str) -> None:
+    """The same scan, stored along other axes, gets the same mask at the same place in the patient."""
+    image, label = volume(9)
+    affine = np.array([[0.9, 0.1, 0, -12], [-0.1, 0.9, 0, 5], [0, 0, 2.0, 30], [0, 0, 0, 1]])
+    plain = nibabel.Nifti1Image(image, affine)
+    turned = plain.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt(axes)))
+    (tmp_path / axes).mkdir()
+    nibabel.save(turned, tmp_path / axes / "scan.nii.gz")
+    command = ["--model", str(volume_model), "--out", str(tmp_path / "o"), "--uncertainty"]
+    assert main([str(tmp_path / axes / "scan.nii.gz"), *command]) == 0
+    found = nibabel.load(tmp_path / "o/scan.nii.gz")
+    doubt = nibabel.load(tmp_path / "o/scan_uncertainty.nii.gz")
+    assert found.shape == doubt.shape == turned.shape
+    np.testing.assert_allclose(found.affine, turned.affine)
+    back = found.as_reoriented(ornt_transform(io_orientation(found.affine), io_orientation(affine)))
+    np.testing.assert_allclose(back.affine, affine, atol=1e-5)
+    mask = np.asarray(back.dataobj)
+    assert mask.dtype == np.uint8
+    assert 2 * (mask * label).sum() / (mask.sum() + label.sum()) > 0.8
+
+
+def test_mistakes_are_told_in_one_sentence(image_model: Path, volume_model: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    (tmp_path / "b").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "b/a.png")
+    (tmp_path / "file").touch()
+    image, volumes = str(image_model), str(volume_model)
+    for files, model, more, words in (
+        (["missing.png"], image, [], "missing.png"),
+        (["cut.png"], image, [], "cut.png"),
+        (["deep.png"], image, [], "8-bit"),
+        (["a.png"], volumes, [], "NIfTI volumes"),
+        (["a.png", "b/a.png"], image, [], "two of the files are called a"),
+        (["a.png"], str(tmp_path / "no.safetensors"), [], "no checkpoint"),
+        (["a.png"], str(image_model.with_name("nothing")), [], "no checkpoint"),
+        (["a.png"], image, ["--votes", "0"], "--votes is 0"),
+        (["a.png"], image, ["--out", str(tmp_path / "file")], "cannot write to"),
+    ):
+        command = [sys.executable, "-m", "cdal.segment", *(str(tmp_path / name) for name in files), "--model", model]
+        ended = subprocess.run([*command, "--out", str(tmp_path / "o"), *more], capture_output=True, text=True, check=False)
+        assert ended.returncode == 2, ended
+        assert words in ended.stderr
+        assert len(ended.stderr.strip().splitlines()) == 1
+    assert not list((tmp_path / "o").glob("*"))
