@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 FloatArray = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
+_LESS_IS_BETTER = ("hd95", "assd", "seconds")
 _TRIAL = ["experiment", "trial_id"]
 
 _COLUMNS = pa.schema(
@@ -33,7 +33,7 @@ _COLUMNS = pa.schema(
         "mean": pa.float64(),
         "low": pa.float64(),  # ends of the 95 % interval of the mean; null for a single case
         "high": pa.float64(),
-        "best": pa.bool_(),  # highest mean of those scored on the same cases
+        "best": pa.bool_(),  # of those scored on the same cases
         "difference": pa.float64(),  # of the mean to the best one's
         "p": pa.float64(),  # paired Wilcoxon test against the best; null for the best itself
         "p_holm": pa.float64(),  # the same, corrected for all comparisons on these cases
@@ -47,7 +47,7 @@ def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split
     Args:
         cases: the lake's table of cases.
         trials: the lake's table of trials, which tells each one's dataset.
-        metric: a column of the cases where more is better.
+        metric: a column of the cases; more is better, but of distances and times less is.
         split: `validation` or `test`.
     """
     rows = cases.select(["experiment", "trial_id", "split", "case", "votes", metric]).to_pandas()
@@ -60,9 +60,11 @@ def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split
     groups: dict[tuple[Any, ...], list[tuple[tuple[str, str], FloatArray]]] = {}
     for (experiment, trial_id), own in per_case.groupby(_TRIAL):
         dataset = own["dataset"].iloc[0]
-        key = (None if pd.isna(dataset) else dataset, *own["case"])
+        key = (dataset if isinstance(dataset, str) else None, *own["case"])
         groups.setdefault(key, []).append(((experiment, trial_id), own[metric].to_numpy(np.float64)))
-    found = [row for key, members in groups.items() for row in _group(key[0], split, members)]
+    found = [
+        row for key, members in groups.items() for row in _group(key[0], split, members, -1 if metric in _LESS_IS_BETTER else 1)
+    ]
     return pa.Table.from_pylist(found, schema=_COLUMNS)
 
 
@@ -98,12 +100,14 @@ def holm(p_values: Sequence[float]) -> FloatArray:
     return corrected
 
 
-def _group(dataset: str | None, split: str, members: Sequence[tuple[tuple[str, str], FloatArray]]) -> list[dict[str, Any]]:
-    """Rows of the trials that share their cases."""
+def _group(
+    dataset: str | None, split: str, members: Sequence[tuple[tuple[str, str], FloatArray]], sign: int
+) -> list[dict[str, Any]]:
+    """Rows of the trials that share their cases; `sign` is -1 where less is better."""
     values = np.stack([figures for _, figures in members], axis=1)
     low, high = mean_interval(values)
     means = values.mean(axis=0)
-    order = np.argsort(-means, kind="stable")
+    order = np.argsort(-sign * means, kind="stable")
     best = order[0]
     p_values = [wilcoxon(values[:, best], values[:, place]) for place in order[1:]]
     corrected = holm(p_values)

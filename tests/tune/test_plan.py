@@ -39,7 +39,7 @@ WRONG: dict[str, tuple[Options, str]] = {
     "trials": (Options(trials=0), "--trials is 0"),
     "epochs": (Options(epochs=0), "--epochs is 0"),
     "seed": (Options(seed=-1), "--seed is -1"),
-    "data without dataset": (Options(data="/nowhere"), "needs --dataset"),
+    "data without dataset": (Options(data="/nowhere"), "/nowhere is not a folder"),
     "dataset": (Options(dataset="brain"), "no search space for the dataset 'brain'"),
     "dataset against space": (Options(dataset="hippocampus", space="phantom"), "leave one of them out"),
     "folder": (Options(dataset="hippocampus", data="/nowhere"), "/nowhere is not a folder"),
@@ -49,7 +49,7 @@ WRONG: dict[str, tuple[Options, str]] = {
     "set field": (Options(sets=("loss.gama=1",)), "did you mean 'loss.r1_gamma'"),
     "set value": (Options(sets=("training.epochs=x",)), "training.epochs is 'x'"),
     "set option": (Options(sets=("dataset.shape=1",)), "unknown option 'shape'"),
-    "workers and batch": (Options(workers_per_trial=2, sets=("training.batch_size=3",)), "for 2 worker(s)"),
+    "workers and batch": (Options(workers_per_trial=2, sets=("training.batch_size=3",)), "batch_size is 3 for 2 worker"),
 }
 
 

@@ -93,6 +93,14 @@ def test_only_the_same_cases_are_compared() -> None:
     assert comparison(cases, trials)["best"].to_pylist() == [True, True]
 
 
+def test_of_distances_the_least_is_best() -> None:
+    rows = table_of({"far": [9.0, 8.0], "near": [1.0, 2.0]}).rename_columns(
+        ["experiment", "trial_id", "split", "case", "class", "votes", "hd95"]
+    )
+    found = comparison(rows, trials_of({"far": [], "near": []}), metric="hd95").to_pylist()
+    assert [(row["trial_id"], row["best"]) for row in found] == [("near", True), ("far", False)]
+
+
 def test_splits_are_apart() -> None:
     cases = pa.concat_tables([table_of({"a": [0.5, 0.6]}), table_of({"a": [0.1, 0.2]}, split="test")])
     assert comparison(cases, trials_of({"a": []}), split="test")["mean"].to_pylist() == [pytest.approx(0.15)]
