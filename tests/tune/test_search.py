@@ -284,7 +284,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
     assert search.main(["--dry-run", "--storage", str(tmp_path / "lake"), "--epochs", "3"]) == 0
     printed = capsys.readouterr().out
     for part in (
-        "phantom, fold 0",
+        "phantom: generated",
+        "0, partition 1 of 4",
         "28 train, 8 validate, 12 kept",
         "published 4",
         "0 published, 1 unet",
