@@ -120,6 +120,9 @@ def validate(
 ) -> ValidationScore:
     """Dice and IoU of whole cases, from whole slices; slices of all cases that pad to the same size go through together.
 
+    Slices with a side of more than two samples are predicted in windows side by side: attention over all their pixels could take
+    more memory than there is.
+
     Args:
         dataset: where the cases are from.
         cases: ids of the cases.
@@ -131,9 +134,19 @@ def validate(
     """
     spec = dataset.spec
     together: dict[Size, list[Case]] = {}
-    for case in map(dataset.case, sorted(cases)):  # so that the order given does not change the draws
-        together.setdefault(_padded_size(case.label.shape, multiple), []).append(case)
     scores = []
+
+    def score(case: Case, labels: Tensor) -> None:
+        scores.append(dice_and_iou(*(count[0] for count in count_pixels(labels[None], case.label, len(spec.classes)))))
+
+    for case in map(dataset.case, sorted(cases)):  # so that the order given does not change the draws
+        if max(case.label.shape[1:]) <= 2 * spec.image_size:
+            together.setdefault(_padded_size(case.label.shape, multiple), []).append(case)
+        else:
+            seen = draw_votes(
+                case.image, case.id, spec, sample, votes=votes, multiple=multiple, seed=seed, device=device, overlap=0.0
+            )
+            score(case, seen.labels[-1])
     for size, group in together.items():
         rngs = _rngs(device, seed, votes, *(case.id for case in group))
         slices = [(case, number) for case in group for number in range(len(case.label))]
@@ -146,8 +159,7 @@ def validate(
             labels += list(decide(average, spec.foreground).cpu())
         decided = iter(labels)
         for case in group:
-            own = torch.stack([_unpad(next(decided), case.label.shape) for _ in range(len(case.label))])
-            scores.append(dice_and_iou(*(count[0] for count in count_pixels(own[None], case.label, len(spec.classes)))))
+            score(case, torch.stack([_unpad(next(decided), case.label.shape) for _ in range(len(case.label))]))
     dice, iou = np.mean(scores, axis=0)
     return ValidationScore(float(dice.mean()), float(iou.mean()), tuple(dice.tolist()), tuple(iou.tolist()))
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -414,6 +414,23 @@ def test_validation_is_the_mean_over_whole_cases() -> None:
         assert score.class_dice[index] == pytest.approx(np.mean([result.scores[index].dice for result in results]))
         assert score.class_iou[index] == pytest.approx(np.mean([result.scores[index].iou for result in results]))
     assert score.dice == pytest.approx(np.mean([result.dice for result in results]))
+
+
+def test_validation_cuts_large_slices_into_windows() -> None:
+    """What a sampler gets stays small, whatever the size of the images: attention over all pixels of a large one fills the memory."""
+    seen = []
+
+    def sample(images: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
+        seen.append(tuple(images.shape[2:]))
+        return oracle(images, rngs)
+
+    spec = replace(VOLUME, volumetric=False, sample_depth=1)
+    for side, expected in ((16, {(16, 16)}), (17, {(8, 8)}), (100, {(8, 8)})):
+        seen.clear()
+        label = torch.randint(0, 3, (1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(side))
+        dataset = dataset_of(spec, [Case(id=f"{i}", image=label[None].float() - 1, label=label) for i in range(4)])
+        assert validate(dataset, dataset.ids, sample, votes=2, multiple=4, seed=0, device="cpu").dice == 1
+        assert set(seen) == expected
 
 
 def test_validation_repeats_itself_in_any_order() -> None:
