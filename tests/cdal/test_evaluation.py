@@ -417,7 +417,7 @@ def test_validation_is_the_mean_over_whole_cases() -> None:
 
 
 def test_validation_cuts_large_slices_into_windows() -> None:
-    """What a sampler gets stays small, whatever the size of the images: attention over all pixels of a large one fills the memory."""
+    """A sampler gets small pieces of large images: attention over all pixels at once would fill the memory."""
     seen = []
 
     def sample(images: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
