@@ -6,6 +6,7 @@ Shapes: N images, M mask channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,16 +64,18 @@ def full_protocol(config: Config, generator: Generator, dataset: Dataset, cases:
 
     A plain U-Net says the same every time, so it votes once.
     """
-    protocol = config.evaluation
-    return evaluate(
-        dataset,
-        cases,
-        sampler(config, generator),
-        votes=1 if config.model.architecture == "unet" else protocol.votes,
-        multiple=config.model.size_multiple,
-        seed=config.training.seed,
-        device=next(generator.parameters()).device,
-        window=protocol.window,
-        overlap=protocol.overlap,
-        blend=protocol.blend,
-    )
+    return evaluate(dataset, cases, sampler(config, generator), **protocol(config, generator))
+
+
+def protocol(config: Config, generator: Generator) -> dict[str, Any]:
+    """The keyword arguments of `cdal.evaluation.evaluate` and `draw_votes` that a configuration decides."""
+    settings = config.evaluation
+    return {
+        "votes": 1 if config.model.architecture == "unet" else settings.votes,
+        "multiple": config.model.size_multiple,
+        "seed": config.training.seed,
+        "device": next(generator.parameters()).device,
+        "window": settings.window,
+        "overlap": settings.overlap,
+        "blend": settings.blend,
+    }

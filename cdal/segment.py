@@ -30,7 +30,7 @@ from cdal.data.preparation import prepare_image, prepare_volume
 from cdal.errors import InputError
 from cdal.evaluation import draw_votes
 from cdal.generator import Generator
-from cdal.predict import sampler
+from cdal.predict import protocol, sampler
 
 _COLOURS = bytes([0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167])
 """Black, then the palette of Okabe and Ito (2008), which colour-blind people can tell apart."""
@@ -166,20 +166,10 @@ def _draw(
     config: Config, generator: Generator, spec: DatasetSpec, votes: int | None, image: Tensor, name: str
 ) -> tuple[Tensor, Tensor]:
     """Labels and entropy (D, H, W) of a prepared image (C, D, H, W), by the protocol that the model is scored with."""
-    protocol = config.evaluation
-    found = draw_votes(
-        image,
-        name,
-        spec,
-        sampler(config, generator),
-        votes=1 if config.model.architecture == "unet" else votes or protocol.votes,
-        multiple=config.model.size_multiple,
-        seed=config.training.seed,
-        device=next(generator.parameters()).device,
-        window=protocol.window,
-        overlap=protocol.overlap,
-        blend=protocol.blend,
-    )
+    settings = protocol(config, generator)
+    if votes is not None and config.model.architecture != "unet":
+        settings["votes"] = votes
+    found = draw_votes(image, name, spec, sampler(config, generator), **settings)
     return found.labels[-1], found.entropy
 
 

@@ -21,7 +21,7 @@ import torch
 
 from cdal.data.cache import load_cases
 from cdal.data.cases import CaseDataset
-from cdal.data.dataset import Augmentation, Case, DatasetSpec, Preparation, Source
+from cdal.data.dataset import Augmentation, Case, DatasetSpec, Preparation, Source, check_whole
 from cdal.data.folds import CHEST_XRAY_FOLDS, MONTGOMERY, SHENZHEN, VALIDATION_EVERY, chest_xray_split
 from cdal.data.images import find_files, read_image, read_mask
 from cdal.data.preparation import prepare_image, prepare_label
@@ -47,8 +47,7 @@ class ChestXrayDataset(CaseDataset):
         Raises:
             InputError: an option out of its range, or anything wrong in the files; the message names the file.
         """
-        if isinstance(size, bool) or not isinstance(size, int) or not _SMALLEST <= size <= _LARGEST:
-            raise InputError(f"option size of chest_xray is {size!r}; it must be a whole number from {_SMALLEST} to {_LARGEST}")
+        check_whole("chest_xray", "size", size, _SMALLEST, _LARGEST)
         preparation = Preparation(size=(size, size), scaling="bytes", mean=(127.5,), std=(127.5,))
         sources, num_images = find_sources(folder.resolve())
         recipe = {"reader": "chest_xray", "version": _VERSION, "size": size}

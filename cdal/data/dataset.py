@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cdal.errors import InputError
+
 ImageArray = npt.NDArray[Any]
 LabelArray = npt.NDArray[np.uint8]
 SplitName = Literal["train", "validation", "test"]
@@ -173,6 +175,12 @@ class Dataset(Protocol):
     def draw(self, case_id: str, count: int, rng: np.random.Generator) -> tuple[ImageArray, LabelArray]:
         """Random crops of one case, not augmented: images (N, C, S, S) as the case stores them, and labels (N, S, S)."""
         ...
+
+
+def check_whole(dataset: str, option: str, value: object, least: int, most: int) -> None:
+    """Raise InputError where an option of a dataset is not a whole number in its range."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"option {option} of {dataset} is {value!r}; it must be a whole number from {least} to {most}")
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from scipy import ndimage
 from cdal.data.aperio import rasterise, read_regions
 from cdal.data.cache import load_cases
 from cdal.data.cases import CaseDataset
-from cdal.data.dataset import Augmentation, Case, DatasetSpec, Preparation, Source
+from cdal.data.dataset import Augmentation, Case, DatasetSpec, Preparation, Source, check_whole
 from cdal.data.folds import MONUSEG_FOLDS, MONUSEG_TEST, VALIDATION_EVERY, monuseg_split
 from cdal.data.images import ENDINGS, find_files, read_image, read_mask
 from cdal.data.preparation import prepare_image, prepare_label
@@ -54,8 +54,8 @@ class MonusegDataset(CaseDataset):
         Raises:
             InputError: an option out of its range, or anything wrong in the files; the message names the file.
         """
-        _check_whole("size", size, 0, _LARGEST)
-        _check_whole("sample_size", sample_size, 1, size or _LARGEST)
+        check_whole("monuseg", "size", size, 0, _LARGEST)
+        check_whole("monuseg", "sample_size", sample_size, 1, size or _LARGEST)
         preparation = Preparation(
             size=(size, size) if size else None, scaling="bytes", mean=(142.07, 98.48, 132.96), std=(65.78, 57.05, 57.78)
         )
@@ -172,8 +172,3 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.int32]:
         raise InputError(f"{path} holds the values {listed}; a mask of nuclei holds 0 and one other value")
     parts: npt.NDArray[np.int32] = ndimage.label(values, _CORNERS_TOO, output=np.int32)[0]
     return parts
-
-
-def _check_whole(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InputError(f"option {name} of monuseg is {value!r}; it must be a whole number from {least} to {most}")

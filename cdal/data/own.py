@@ -23,7 +23,7 @@ import torch
 
 from cdal.data.cache import load_cases
 from cdal.data.cases import CaseDataset
-from cdal.data.dataset import Augmentation, Case, DatasetSpec, LabelArray, Preparation, Source
+from cdal.data.dataset import Augmentation, Case, DatasetSpec, LabelArray, Preparation, Source, check_whole
 from cdal.data.folds import PARTITION_NAMES, PARTITIONS, partitioned_split
 from cdal.data.images import read_image, read_mask
 from cdal.data.layouts import Layout, find_layout, plain
@@ -62,9 +62,9 @@ class OwnDataset(CaseDataset):
         Raises:
             InputError: an option out of its range, or anything wrong with the folder or a file; the message names it.
         """
-        _check_whole("longest_side", longest_side, 16, 8192)
+        check_whole("own", "longest_side", longest_side, 16, 8192)
         if sample_size != 0:
-            _check_whole("sample_size", sample_size, 16, 1024)
+            check_whole("own", "sample_size", sample_size, 16, 1024)
         layout = find_layout(folder)
         _refuse(layout.problems)
         sources = sorted(layout.sources, key=lambda source: source.id)
@@ -236,11 +236,6 @@ def _protocol(layout: Layout, cases: Sequence[Case], size: int, longest_side: in
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
         raise InputError(problems[0])
-
-
-def _check_whole(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InputError(f"option {name} of own is {value!r}; it must be a whole number from {least} to {most}")
 
 
 def _size(pixels: npt.NDArray[Any]) -> str:

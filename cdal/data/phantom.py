@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 
 from cdal.data.cases import CaseDataset
-from cdal.data.dataset import Case, DatasetSpec, LabelArray
+from cdal.data.dataset import Case, DatasetSpec, LabelArray, check_whole
 from cdal.data.folds import PARTITION_NAMES, PARTITIONS, partitioned_split
 from cdal.errors import InputError
 
@@ -44,10 +44,10 @@ class PhantomDataset(CaseDataset):
         Raises:
             InputError: a parameter out of its range.
         """
-        _check_whole("size", size, _MIN_SIZE, 1024)
-        _check_whole("cases", cases, PARTITIONS, 100_000)
-        _check_whole("classes", classes, 1, _MAX_CLASSES)
-        _check_whole("seed", seed, 0, 2**63 - 1)
+        check_whole("phantom", "size", size, _MIN_SIZE, 1024)
+        check_whole("phantom", "cases", cases, PARTITIONS, 100_000)
+        check_whole("phantom", "classes", classes, 1, _MAX_CLASSES)
+        check_whole("phantom", "seed", seed, 0, 2**63 - 1)
         if isinstance(difficulty, bool) or not isinstance(difficulty, (int, float)) or not 0 <= difficulty <= 1:
             raise InputError(f"option difficulty of phantom is {difficulty!r}; it must be a number from 0 to 1")
         spec = DatasetSpec(
@@ -65,11 +65,6 @@ class PhantomDataset(CaseDataset):
         )
         generated = [_case(index, size, classes, difficulty, seed) for index in range(cases)]
         super().__init__(spec, generated, partial(partitioned_split, [case.id for case in generated]))
-
-
-def _check_whole(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InputError(f"option {name} of phantom is {value!r}; it must be a whole number from {least} to {most}")
 
 
 def _case(index: int, size: int, classes: int, difficulty: float, seed: int) -> Case:
