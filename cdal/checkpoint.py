@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from cdal.config import PRESETS, Config, preset
+from cdal.config import PUBLISHED, Config, preset
 from cdal.discriminator import Discriminator
 from cdal.errors import InputError
 from cdal.generator import Generator
@@ -206,7 +206,7 @@ def load_published(path: str | Path, preset_name: str) -> tuple[Config, Generato
     Raises:
         InputError: an unknown preset, an unreadable or empty file, or parameters that do not fit the preset.
     """
-    variants = [name for name in PRESETS if name == preset_name or name.startswith(preset_name + "_")] or [preset_name]
+    variants = [name for name in PUBLISHED if name == preset_name or name.startswith(preset_name + "_")] or [preset_name]
     configs = [preset(name) for name in variants]
     tensors = _read_state_dict(Path(path))
     problem = ""

@@ -8,7 +8,7 @@
 
 A sampler draws random masks of an image. Several draws of a case are its votes; they are averaged as probabilities, and the class
 of a pixel is decided from the average. Every prefix 1..V of the votes is scored from one set of draws; `cdal.metrics` defines the
-scores, also those of empty masks.
+scores, also those of empty masks. With a confidence, drawing ends as soon as the votes that are left could hardly change the mask.
 
 Shapes: N images, C image channels, M mask channels, V votes, D slices, H and W pixels, S side of a window.
 """
@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -45,7 +46,10 @@ Size = tuple[int, int]
 BATCH_PIXELS = 2**18
 """Pixels given to a sampler at once: 256 slices of 32 x 32."""
 SLAB_PIXELS = 2**20
-"""Pixels of the slices that are blended and decided together, where windows do not reach from slice to slice."""
+"""Pixels of the slices that are blended and decided together."""
+
+FIRST_ROUND = 4
+"""Votes that are drawn before it is asked whether more are needed."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Score:
     panoptic_quality: float | None
     """The same for panoptic quality."""
     seconds: float
-    """Share of these votes in the time to draw and blend all of them."""
+    """Share of these votes in the time to draw and blend all that were drawn."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,9 +89,11 @@ class Votes:
     """What the votes for an image say, on its own grid."""
 
     labels: Tensor
-    """What the first 1..V votes decide, (V, D, H, W) uint8."""
+    """What the first 1..V votes decide, (V, D, H, W) uint8; beyond those that were drawn, what these decide."""
     entropy: Tensor
     """Entropy of the average of all votes, (D, H, W) float32: 0 where all are sure and agree, 1 where every class is as likely."""
+    used: int
+    """Votes that were drawn, 1..V; where the slices of a volume needed different numbers, the largest."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +113,8 @@ class CaseResult:
     """Pearson correlation over all pixels of the entropy and of being wrong; None where it is not defined (no pixel is wrong)."""
     seconds: float
     """Time to draw and blend all votes."""
+    votes_used: int
+    """Votes that were drawn, see `Votes`."""
 
     @property
     def dice(self) -> float:
@@ -176,6 +184,7 @@ def evaluate(
     window: Window = "sliding",
     overlap: float = 0.75,
     blend: Blend = "soft",
+    confidence: float = 0.0,
 ) -> Iterator[CaseResult]:
     """The full protocol, case by case. A result depends on the case and the seed, not on the other cases or their order.
 
@@ -187,26 +196,29 @@ def evaluate(
         multiple: heights and widths that the sampler takes are multiples of this.
         seed: seed of the draws.
         device: where the sampler computes.
-        window: overlapping windows of the size of the training samples (cubes, of volumes), or whole slices.
+        window: overlapping windows of the size of the training samples, or whole slices.
         overlap: overlap of neighbouring windows, as a fraction of their side.
         blend: what is averaged where windows overlap, the votes' mean probability or (as published for hippocampus) that rounded.
+        confidence: 0 draws all votes. Otherwise below 1: no more are drawn once all votes are expected to change fewer than
+            1 - confidence pixels per pixel of foreground. Those drawn are the first of all votes.
     """
     import_module("monai.inferers.utils")  # takes seconds, which shall not count for the first case
     for case in map(dataset.case, cases):
         started = time.perf_counter()
         seen = draw_votes(
             case.image, case.id, dataset.spec, sample, votes=votes, multiple=multiple, seed=seed, device=device, window=window,
-            overlap=overlap, blend=blend,
+            overlap=overlap, blend=blend, confidence=confidence,
         )  # fmt: skip
         seconds = time.perf_counter() - started
         yield CaseResult(
             case_id=case.id,
-            scores=_scores(case, dataset.spec.classes, seen.labels, seconds),
+            scores=_scores(case, dataset.spec.classes, seen, seconds),
             labels=seen.labels[-1],
             entropy=seen.entropy,
             mean_entropy=float(seen.entropy.mean(dtype=torch.float64)),
             entropy_error=error_correlation(seen.entropy, seen.labels[-1] != case.label),
             seconds=seconds,
+            votes_used=seen.used,
         )
 
 
@@ -223,25 +235,31 @@ def draw_votes(
     window: Window = "sliding",
     overlap: float = 0.75,
     blend: Blend = "soft",
+    confidence: float = 0.0,
 ) -> Votes:
     """What the votes for one image (C, D, H, W) say; a new file has no truth to be scored against.
 
     The image holds stored values, as that of a `Case` of the dataset `spec`. The draws depend on its name (a case's id) and on the
     seed. The other arguments are those of `evaluate`.
     """
-    rngs = _rngs(device, seed, votes, name)
-    roi = (1, *_padded_size(image.shape, multiple))
-    if window == "sliding":
-        roi = (spec.sample_depth, spec.image_size, spec.image_size)
-    rounded = blend == "rounded" and window == "sliding"
-    depth = _most(SLAB_PIXELS, image.shape[-2:]) if roi[0] == 1 else image.shape[1]
-    labels, entropy = [], []
-    for slab in torch.split(image, depth, dim=1):
+    sliding = window == "sliding"
+    roi = (spec.image_size, spec.image_size) if sliding else _padded_size(image.shape, multiple)
+    rounded = sliding and blend == "rounded"
+    labels, entropy, used = [], [], []
+    for number, slab in enumerate(torch.split(image, _most(SLAB_PIXELS, image.shape[-2:]), dim=1)):
         slices = spec.normalise(slab.transpose(0, 1).to(device))
-        means = _blended(slices.transpose(0, 1), sample, rngs, roi, overlap, rounded)
-        labels.append(decide(means, spec.foreground).cpu())
+        rngs = _rngs(device, seed + (number << 32), votes, name)  # its own, whatever the slabs before it used
+        decisions = []
+        for means, doubt in _rounds(slices, sample, rngs, roi, overlap, rounded, adaptive=confidence > 0):
+            decisions.append(decide(means, spec.foreground).cpu())
+            foreground = int(decisions[-1][-1].count_nonzero())
+            if doubt is None or _flips(means[-1], doubt, rounded) <= (1 - confidence) * max(1, foreground):
+                break
+        drawn = torch.cat(decisions)
+        used.append(len(drawn))
+        labels.append(drawn[torch.arange(votes).clamp_(max=len(drawn) - 1)])
         entropy.append(_entropy(means[-1]).cpu())
-    return Votes(labels=torch.cat(labels, dim=1), entropy=torch.cat(entropy))
+    return Votes(labels=torch.cat(labels, dim=1), entropy=torch.cat(entropy), used=max(used))
 
 
 def probabilities(masks: Tensor) -> Tensor:
@@ -249,10 +267,13 @@ def probabilities(masks: Tensor) -> Tensor:
     return masks.float().add(1).div_(2).clamp_(0, 1)
 
 
-def prefix_means_(votes: Tensor) -> Tensor:
-    """Averages over the first 1..V votes, written over the votes (V, ...); each is what it would be without the votes after it."""
-    total = votes[0].clone()
-    for number, vote in enumerate(votes[1:], start=2):
+def prefix_means_(votes: Tensor, total: Tensor | None = None, before: int = 0) -> Tensor:
+    """Averages over the first 1..V votes, written over the votes (V, ...); each is what it would be without the votes after it.
+
+    Votes drawn before count where their sum is given, and how many they are; the sum is updated.
+    """
+    total = torch.zeros_like(votes[0]) if total is None else total
+    for number, vote in enumerate(votes, start=before + 1):
         total += vote
         torch.div(total, number, out=vote)
     return votes
@@ -268,8 +289,9 @@ def decide(probability: Tensor, foreground: int = 1) -> Tensor:
     return (rounded if foreground == 1 else ~rounded).view(torch.uint8)
 
 
-def _scores(case: Case, classes: Sequence[str], labels: Tensor, seconds: float) -> tuple[Score, ...]:
-    """Score what each prefix of the votes decides, labels (V, D, H, W)."""
+def _scores(case: Case, classes: Sequence[str], seen: Votes, seconds: float) -> tuple[Score, ...]:
+    """Score what each prefix of the votes decides; all that were drawn took some seconds."""
+    labels = seen.labels
     both, predicted, true = count_pixels(labels, case.label, len(classes))
     dice, iou = dice_and_iou(both, predicted, true)
     error = volume_error(predicted, true)
@@ -295,36 +317,86 @@ def _scores(case: Case, classes: Sequence[str], labels: Tensor, seconds: float) 
                     volume_error=float(error[row, index]),
                     aji=aji,
                     panoptic_quality=quality,
-                    seconds=seconds * (row + 1) / len(labels),
+                    seconds=seconds * min(row + 1, seen.used) / seen.used,
                 )
             )
         by_class.append(rows)
     return tuple(itertools.chain.from_iterable(zip(*by_class, strict=True)))
 
 
-def _blended(
-    image: Tensor, sample: Sample, rngs: Sequence[torch.Generator], roi: tuple[int, int, int], overlap: float, rounded: bool
-) -> Tensor:
-    """Averages of the first 1..V votes for a normalised image (C, D, H, W), each blended over the windows: (V, M, D, H, W).
+def _rounds(
+    slices: Tensor, sample: Sample, rngs: Sequence[torch.Generator], roi: Size, overlap: float, rounded: bool, adaptive: bool
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Averages of the first 1..V votes for normalised slices (D, C, H, W), blended over the windows of a slice: (V, M, D, H, W).
 
-    Averaging commutes with blending, so that the votes of a window can be averaged (and rounded) before it is blended.
+    They come in rounds if adaptive, otherwise in one, each with the doubt that is left after it, (M, D, H, W), see `_flips`; the
+    last has none. Averaging commutes with blending, so that a window's votes can be averaged (and rounded) before it is blended.
     """
     from monai.inferers.utils import sliding_window_inference  # here: it takes seconds to import, and training does without
 
-    def means(windows: Tensor) -> Tensor:  # (N, C, d, S, S) -> (N, V * M, d, S, S)
-        number, _, depth, *side = windows.shape
-        slices = windows.transpose(1, 2).flatten(0, 1)
-        batches = torch.split(slices, _most(BATCH_PIXELS, side))
-        average = prefix_means_(torch.cat([probabilities(sample(batch, rngs)) for batch in batches], dim=1))
-        if rounded:
-            average.round_()
-        return average.view(len(rngs), number, depth, -1, *side).permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
+    sums: deque[Tensor] = deque()
+    """Of the votes so far and of their squares, (2, N, M, S, S) per batch of windows; every round has the same batches in order."""
 
-    found = sliding_window_inference(
-        image[None], roi, _most(BATCH_PIXELS, roi), means, overlap, mode="constant", padding_mode="replicate"
-    )
-    assert isinstance(found, Tensor)
-    return found.reshape(len(rngs), -1, *image.shape[1:])
+    def draw(windows: Tensor, before: int, after: int) -> Tensor:  # (N, C, S, S) -> (N, V * M, S, S), the doubt like a vote more
+        votes = probabilities(sample(windows, rngs[before:after]))  # (V, N, M, S, S)
+        total, squares = both = sums.popleft() if before else votes.new_zeros(2, *votes.shape[1:])
+        last = after == len(rngs)
+        if not last:
+            squares += votes.square().sum(dim=0)
+            sums.append(both)
+        means = prefix_means_(votes, total, before)
+        if rounded:
+            means.round_()
+        maps = means if last else torch.cat([means, _doubt(total, squares, after, len(rngs), rounded)[None]])
+        return maps.transpose(0, 1).flatten(1, 2)
+
+    most = _most(BATCH_PIXELS, roi)
+    for before, after in itertools.pairwise((0, *_schedule(len(rngs), adaptive))):
+        found = sliding_window_inference(
+            slices, roi, most, draw, overlap, mode="constant", padding_mode="replicate", before=before, after=after
+        )
+        assert isinstance(found, Tensor)
+        drawn, last = after - before, after == len(rngs)
+        maps = found.reshape(len(found), drawn if last else drawn + 1, -1, *found.shape[2:]).permute(1, 2, 0, 3, 4)
+        yield maps[:drawn], None if last else maps[-1]
+
+
+def _schedule(votes: int, adaptive: bool) -> list[int]:
+    """How many votes there are after each round: all of them, or 4, then half as many more every time."""
+    if not adaptive:
+        return [votes]
+    rounds = [FIRST_ROUND]
+    while rounds[-1] < votes:
+        rounds.append(rounds[-1] * 3 // 2)
+    return [*rounds[:-1], votes]
+
+
+def _doubt(total: Tensor, squares: Tensor, drawn: int, votes: int, rounded: bool) -> Tensor:
+    """By how much the mean of all votes may differ from that of those drawn, from the sum of these and that of their squares.
+
+    This is one standard deviation of the difference; or, of means that are rounded, the chance that they differ.
+    """
+    # Few votes that happen to agree prove little, so half a vote for 0 and half a vote for 1 are counted with them (the prior of
+    # Jeffreys for a proportion): 4 equal votes then vary as if 1 in 10 were of the other opinion.
+    variance = ((squares + 0.5) / (drawn + 1) - ((total + 0.5) / (drawn + 1)).square_()) * ((drawn + 1) / drawn)
+    deviation = variance.mul_((votes - drawn) / (votes * drawn)).sqrt_()  # of the mean of some votes from that of all of them
+    return torch.special.ndtr((total / drawn - 0.5).abs_().neg_() / deviation) if rounded else deviation
+
+
+def _flips(mean: Tensor, doubt: Tensor, rounded: bool) -> float:
+    """How many pixels the votes that are left are expected to decide otherwise, from a mean and its doubt, both (M, D, H, W).
+
+    Doubts add up, over windows as over classes: they are taken to go together, which overstates them.
+    """
+    if len(mean) == 1:
+        margin = (mean[0] - 0.5).abs()
+    else:
+        two = mean.topk(2, dim=0)
+        margin, doubt = two.values[0] - two.values[1], doubt.gather(0, two.indices).sum(dim=0, keepdim=True)
+    certainty = margin.clamp(min=1e-6) / doubt[0]
+    # A mean is roughly normal; one of rounded means is not, and what it moves by is only known on average (Markov's inequality).
+    flips = certainty.reciprocal_().clamp_(max=1) if rounded else torch.special.ndtr(certainty.neg_())
+    return float(flips.sum(dtype=torch.float64))
 
 
 def _entropy(probability: Tensor) -> Tensor:

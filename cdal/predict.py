@@ -5,6 +5,7 @@ Shapes: N images, M mask channels, H and W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,36 +18,45 @@ from cdal.diffusion import Diffusion
 from cdal.evaluation import CaseResult, Sample, evaluate
 from cdal.generator import Generator
 
+VOTE_PIXELS = {"cpu": 2**18, "cuda": 2**20}
+"""Pixels that go through the generator at once, in as many votes as they make. On a CPU, more would leave its caches."""
+
 
 def sampler(config: Config, generator: Generator) -> Sample:
     """A function that draws masks of normalised images, see `cdal.evaluation.Sample`.
 
-    The images are encoded once for all votes, and all denoising steps are done inside, without gradients. A plain U-Net has no
-    randomness: every vote is the same.
+    The images are encoded once for all votes and steps, several votes go through the generator together, and all denoising steps
+    are done inside, without gradients. A plain U-Net has no randomness: every vote is the same.
     """
     process = config.diffusion
     device = next(generator.parameters()).device
     diffusion = Diffusion(process.timesteps, process.schedule, process.beta_min, process.beta_max).to(device)
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16")
+
+    def votes(features: Tensor, shape: tuple[int, ...], rngs: Sequence[torch.Generator]) -> Tensor:
+        repeated = torch.cat([features] * len(rngs))
+
+        def normal(*size: int) -> Tensor:
+            return torch.cat([torch.randn(size, generator=rng, device=rng.device) for rng in rngs]).to(device)
+
+        masks = diffusion.sample(
+            lambda noisy, t, z: generator(noisy, t, repeated, z).float(),
+            normal(*shape),
+            latent=lambda _: normal(shape[0], config.model.latent_size),
+            noise=lambda _: normal(*shape),
+        )
+        return masks.reshape(len(rngs), *shape)
 
     @torch.inference_mode()
     def sample(images: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
-        features = generator.encode(images)
         shape = (len(images), config.model.mask_channels, *images.shape[2:])
-        if config.model.architecture == "unet":
-            return plain_prediction(generator, features, shape).expand(len(rngs), *shape)
-
-        def vote(rng: torch.Generator) -> Tensor:
-            def normal(*size: int) -> Tensor:
-                return torch.randn(size, generator=rng, device=rng.device).to(images.device)
-
-            return diffusion.sample(
-                lambda noisy, t, z: generator(noisy, t, features, z),
-                normal(*shape),
-                latent=lambda _: normal(len(images), config.model.latent_size),
-                noise=lambda _: normal(*shape),
-            )
-
-        return torch.stack([vote(rng) for rng in rngs])
+        together = max(1, VOTE_PIXELS.get(device.type, 2**18) // (len(images) * math.prod(images.shape[2:])))
+        with autocast:
+            features = generator.encode(images)
+            if config.model.architecture == "unet":
+                return plain_prediction(generator, features, shape).float().expand(len(rngs), *shape)
+            return torch.cat([votes(features, shape, rngs[at : at + together]) for at in range(0, len(rngs), together)])
 
     return sample
 
@@ -78,4 +88,5 @@ def protocol(config: Config, generator: Generator) -> dict[str, Any]:
         "window": settings.window,
         "overlap": settings.overlap,
         "blend": settings.blend,
+        "confidence": settings.vote_confidence,
     }

@@ -364,6 +364,17 @@ def test_an_older_file_lacks_columns_and_they_are_null(root: Path) -> None:
     assert rows["validation_dice"].null_count == 2
 
 
+def test_cases_of_an_older_release_do_not_say_how_many_votes_were_drawn(root: Path) -> None:
+    row = {"trial_id": "b", "split": "validation", "case": "c", "class": "x", "votes": 3, "votes_used": 3, "entropy": 0.5}
+    write(root, "cases", row)
+    (path,) = (root / NAME / "cases").iterdir()
+    newer = pq.read_table(path)
+    older = newer.drop_columns("votes_used").set_column(1, "trial_id", pa.array(["a"]))
+    pq.write_table(older, path.with_name("old.parquet"))
+    with no_warning():
+        assert load(root).cases().sort_by("trial_id")["votes_used"].to_pylist() == [None, 3]
+
+
 def test_a_newer_file_is_read_with_a_warning_and_its_columns_pass(root: Path) -> None:
     write(root, "trials", {"trial_id": "a", "number": 0})
     path = write_file(root, "new.parquet", trial_file(trial_id=["b"], number=[1], novelty=["x"]), SCHEMA_VERSION + 1)

@@ -101,6 +101,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "panoptic_quality": _NUMBER,
             "entropy": _NUMBER,  # of the whole case, so the same for every class; null but in the rows of all votes
             "entropy_error": _NUMBER,  # likewise: Pearson, over the pixels, with being wrong; null where undefined
+            "votes_used": _WHOLE,  # likewise: votes drawn before the case was settled; null in older files
             "seconds": _NUMBER,
             "recorded_at": _TIME,
         }

@@ -319,7 +319,7 @@ def _ended(status: str, reason: str, error: str | None = None) -> Message:
 
 def _case_rows(number: int, result: CaseResult) -> list[dict[str, Any]]:
     votes = result.scores[-1].votes
-    uncertainty = {"entropy": result.mean_entropy, "entropy_error": result.entropy_error}
+    of_all = {"entropy": result.mean_entropy, "entropy_error": result.entropy_error, "votes_used": result.votes_used}
     return [
         {
             "trial_id": trial_id(number),
@@ -336,7 +336,7 @@ def _case_rows(number: int, result: CaseResult) -> list[dict[str, Any]]:
             "panoptic_quality": item.panoptic_quality,
             "seconds": item.seconds,
         }
-        | (uncertainty if item.votes == votes else {})
+        | (of_all if item.votes == votes else {})
         for item in result.scores
     ]
 

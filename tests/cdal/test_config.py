@@ -42,6 +42,11 @@ def test_replace_changes_only_what_it_names() -> None:
         ("model.width_multipliers", [1.5], "a list of whole numbers"),
         ("model.attention_tap", 5, "has taps 0 to 4"),
         ("model.discriminator", "large", "needs at least 64 pixels"),
+        ("model.discriminator_blocks", 5, "model.discriminator_blocks is 5; the small discriminator has 4"),
+        ("model.discriminator_blocks", 1, "model.attention_tap is 2; the small discriminator has taps 0 to 1"),
+        ("optimiser.discriminator_interval", 0, "must be above 0"),
+        ("training.accumulation", 0, "must be above 0"),
+        ("training.precision", "fp16", "must be one of fp32, bf16"),
         ("loss.attention", 1.5, "must lie between 0 and 1"),
         ("loss.r1_gamma", -1, "must be at least 0"),
         ("loss.r1_gamma", float("nan"), "must be a number"),
@@ -50,6 +55,10 @@ def test_replace_changes_only_what_it_names() -> None:
         ("optimiser.ema_decay", 1, "must be below 1"),
         ("training.samples_per_case", 3, "must be a multiple of samples_per_case"),
         ("evaluation.overlap", 1, "must be below 1"),
+        ("evaluation.vote_confidence", 1, "evaluation.vote_confidence is 1.0; it must be 0 (all votes) or between 0 and 1"),
+        ("evaluation.vote_confidence", -0.1, "must be 0 (all votes) or between 0 and 1"),
+        ("evaluation.vote_confidence", float("nan"), "must be a number"),
+        ("evaluation.vote_confidence", "high", "must be a number"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(path: str, value: Any, words: str) -> None:
@@ -84,3 +93,16 @@ def test_unknown_section_and_preset() -> None:
         Config.from_dict({"models": {}})
     with pytest.raises(InputError, match="presets are monuseg"):
         preset("brain")
+
+
+def test_a_cheaper_recipe_keeps_what_the_dataset_needs() -> None:
+    published, fast = preset("hippocampus"), preset("hippocampus_fast")
+    for name in ("image_size", "image_channels", "mask_channels", "discriminator", "attention_tap"):
+        assert getattr(fast.model, name) == getattr(published.model, name)
+    assert fast.diffusion == published.diffusion
+    assert fast.evaluation == published.evaluation
+
+
+def test_fewer_blocks_need_fewer_pixels() -> None:
+    config = Config().replace({"model.discriminator": "large", "model.discriminator_blocks": 4, "model.image_size": 16})
+    assert config.model.discriminator_reduction == 16

@@ -26,6 +26,7 @@ from cdal.evaluation import (
     CaseResult,
     Sample,
     Score,
+    Votes,
     decide,
     draw_votes,
     evaluate,
@@ -253,6 +254,107 @@ def test_more_votes_are_better_and_less_sure_than_one() -> None:
         assert [score.seconds for score in result.scores[::2]] == pytest.approx([result.seconds * n / 15 for n in range(1, 16)])
 
 
+def unsure(channels: int, votes: set[int] | None = None) -> Sample:
+    """Says what the first channel of an image holds, as unsure as the second says; adds every vote it is asked for to a set."""
+
+    @each
+    def draw(images: Tensor, rng: torch.Generator) -> Tensor:
+        if votes is not None:
+            votes.add(rng.initial_seed())
+        said = images[:, :1] if channels == 1 else encode_mask((images[:, 0] + 1).to(torch.uint8), channels)
+        return said + images[:, 1:] * torch.randn(len(images), channels, *images.shape[2:], generator=rng)
+
+    return draw
+
+
+def unsure_image(channels: int, shape: tuple[int, int, int] = (3, 24, 24), most: float = 3.0) -> Tensor:
+    """An image (2, D, H, W) for `unsure`, which is sure of three quarters and then less and less."""
+    rng = torch.Generator().manual_seed(0)
+    said = torch.randint(0, 2, shape, generator=rng) * 2 - 1 if channels == 1 else torch.randint(0, 3, shape, generator=rng) - 1
+    return torch.stack([said, torch.linspace(-3 * most, most, shape[-1]).clamp(min=0).expand(shape)]).float()
+
+
+def draw_unsure(image: Tensor, channels: int, votes: int = 60, seen: set[int] | None = None, **settings: object) -> Votes:
+    spec = replace(VOLUME, image_channels=2, classes=("a", "b")[: max(1, channels - 1)])
+    common = {"votes": votes, "multiple": 8, "seed": 0, "device": "cpu"}
+    return draw_votes(image, "a", spec, unsure(channels, seen), **common | settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"window": "whole"}, {"overlap": 0.0}, {"overlap": 0.5}, {"overlap": 0.5, "blend": "rounded"}], ids=str
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_drawing_ends_early_with_the_first_of_all_votes(channels: int, depth: int, settings: dict) -> None:
+    image = unsure_image(channels)[:, :depth]
+    drawn: set[int] = set()
+    early, full = draw_unsure(image, channels, seen=drawn, confidence=0.95, **settings), draw_unsure(image, channels, **settings)
+    assert early.used in (6, 9, 13, 19, 28, 42)
+    assert len(drawn) == early.used
+    assert full.used == len(full.labels) == len(early.labels) == 60
+    assert torch.equal(early.labels[: early.used], full.labels[: early.used])
+    assert (early.labels[early.used :] == early.labels[early.used - 1]).all()
+    assert not torch.equal(early.labels[-1], early.labels[0])
+    torch.testing.assert_close(early.entropy, draw_unsure(image, channels, early.used, **settings).entropy)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("blend", ["soft", "rounded"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_confidence_keeps_its_word(channels: int, blend: str, confidence: float) -> None:
+    """Over many cases, all votes change no more pixels than they were expected to."""
+    changed, foreground, used = 0, 0, []
+    for seed in range(12):
+        settings: dict = {"overlap": 0.5, "blend": blend, "seed": seed}
+        image = unsure_image(channels)[:, :1]
+        early, full = draw_unsure(image, channels, confidence=confidence, **settings), draw_unsure(image, channels, **settings)
+        changed += int((early.labels[-1] != full.labels[-1]).sum())
+        foreground += int(early.labels[-1].count_nonzero())
+        used.append(early.used)
+    assert changed <= (1 - confidence) * foreground
+    assert np.mean(used) < 60
+
+
+@pytest.mark.parametrize("settings", [{"window": "whole"}, {"window": "sliding"}, {"blend": "rounded"}], ids=str)
+def test_votes_that_agree_are_few_and_votes_that_cannot_agree_are_all(settings: dict) -> None:
+    dataset = volumes(4)
+
+    @each
+    def coin(images: Tensor, rng: torch.Generator) -> Tensor:
+        return encode_mask(torch.randint(0, 3, (len(images), *images.shape[2:]), generator=rng, dtype=torch.uint8), 3)
+
+    for result in full(dataset, oracle, votes=30, confidence=0.99, **settings):
+        assert result.votes_used == 4
+        assert len(result.scores) == 2 * 30
+        assert all((score.dice, score.hd95) == (1, 0) for score in result.scores)
+        seconds = [score.seconds for score in result.scores[::2]]
+        assert seconds == pytest.approx([result.seconds * min(votes, 4) / 4 for votes in range(1, 31)])
+    for result in full(dataset, coin, votes=30, confidence=0.99, **settings):
+        assert result.votes_used == 30
+        assert [score.seconds for score in result.scores[::2]] == pytest.approx(
+            [result.seconds * votes / 30 for votes in range(1, 31)]
+        )
+    assert {result.votes_used for result in full(dataset, oracle, votes=30, **settings)} == {30}
+    assert {result.votes_used for result in full(dataset, coin, votes=3, confidence=0.5, **settings)} == {3}
+
+
+def test_every_slab_of_a_volume_stops_by_itself() -> None:
+    """Only the last slices of a large volume are hard: they get the draws that they would get if the first had used all votes."""
+    side, votes = 512, 9
+    easy = SLAB_PIXELS // side**2
+    image = torch.zeros(2, easy + 2, side, side)
+    image[0] = torch.where(torch.arange(side) < torch.arange(100, 100 + easy + 2)[:, None, None], 1, -1)
+    image[1, easy:] = 3
+    drawn: set[int] = set()
+    early = draw_unsure(image, 1, votes, drawn, window="whole", confidence=0.99)
+    full = draw_unsure(image, 1, votes, window="whole")
+    assert early.used == full.used == votes
+    assert len(drawn) == 4 + votes
+    assert torch.equal(early.labels, full.labels)
+    assert torch.equal(early.entropy, full.entropy)
+    assert draw_unsure(image[:, :easy], 1, votes, window="whole", confidence=0.99).used == 4
+
+
 def by_hand(image: Tensor, masks: Callable[[Tensor], Tensor], roi: tuple[int, int, int], overlap: float) -> Tensor:
     """Probabilities (M, D, H, W) of an image (C, D, H, W): the mean over all windows that hold a voxel, the last moved inside."""
     sides = image.shape[1:]
@@ -285,11 +387,27 @@ def placed(images: Tensor, _: object = None) -> Tensor:
 def test_windows_blend_with_equal_weight(overlap: float) -> None:
     dataset = volumes()
     for result in full(dataset, each(placed), overlap=overlap, votes=1):
-        expected = by_hand(dataset.case(result.case_id).image, placed, (8, 8, 8), overlap)
+        expected = by_hand(dataset.case(result.case_id).image, placed, (1, 8, 8), overlap)
         top = expected.topk(2, dim=0).values
         clear = top[0] - top[1] > 1e-5
         assert clear.float().mean() > 0.9
         assert torch.equal(result.labels[clear], expected.argmax(0)[clear].to(torch.uint8))
+
+
+@pytest.mark.parametrize(("settings", "windows"), [({}, 3 * 7), ({"overlap": 0.0}, 2 * 3), ({"window": "whole"}, 1)])
+@pytest.mark.parametrize("blend", ["soft", "rounded"])
+def test_a_slice_is_drawn_once_per_window_in_its_plane(blend: str, settings: dict, windows: int) -> None:
+    """Crops of the volumes are 8 slices deep, windows are not: the slices above and below one have no say in it."""
+    image = torch.arange(40.0)[:, None, None].expand(1, 40, 12, 20)
+    seen = []
+
+    def watched(images: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
+        seen.extend(images[:, 0, 0, 0].int().tolist() * len(rngs))
+        return encode_mask((images[:, 0] % 3).to(torch.uint8), 3).expand(len(rngs), -1, -1, -1, -1)
+
+    votes = draw_votes(image, "a", VOLUME, watched, votes=2, multiple=4, seed=0, device="cpu", blend=blend, **settings)
+    assert np.bincount(seen).tolist() == [2 * windows] * 40
+    assert torch.equal(votes.labels[1], image[0] % 3)
 
 
 @pytest.mark.parametrize(("side", "overlap", "tiles"), [(512, 0.0, 2), (1000, 0.0, 4), (1000, 0.25, 5)])
@@ -361,7 +479,7 @@ def test_large_volumes_go_through_in_bounded_batches_and_in_order(settings: dict
     """Slices of one large volume, each with its own pattern, in more than two slabs; half a slab is left at the end."""
     depth, side = 5 * SLAB_PIXELS // (2 * 512**2), 512
     label = (torch.arange(side) // 32 % torch.arange(2, depth + 2)[:, None] == 0)[:, None].expand(depth, side, side).to(torch.uint8)
-    spec = replace(VOLUME, image_size=256, sample_depth=1)
+    spec = replace(VOLUME, image_size=256)
     most = 0
 
     def watched(images: Tensor, rngs: list[torch.Generator]) -> Tensor:
@@ -424,7 +542,7 @@ def test_validation_cuts_large_slices_into_windows() -> None:
         seen.append(tuple(images.shape[2:]))
         return oracle(images, rngs)
 
-    spec = replace(VOLUME, volumetric=False, sample_depth=1)
+    spec = replace(VOLUME, volumetric=False)
     for side, expected in ((16, {(16, 16)}), (17, {(8, 8)}), (100, {(8, 8)})):
         seen.clear()
         label = torch.randint(0, 3, (1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(side))

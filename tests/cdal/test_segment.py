@@ -10,6 +10,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image
 
+from cdal.checkpoint import load, save
 from cdal.config import Config
 from cdal.data import open_dataset
 from cdal.segment import main
@@ -89,6 +90,23 @@ def test_an_image_gets_a_mask_of_its_own_size(image_model: Path, tmp_path: Path)
     assert set(np.unique(found)) <= {0, 1}
     assert 2 * (found * inside).sum() / (found.sum() + inside.sum()) > 0.8
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["new.png", "new_uncertainty.png"]
+
+
+def test_drawing_ends_early_where_the_models_configuration_says_so(image_model: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.where(disc((32, 32), (16, 16), 8), 220, 20).astype(np.uint8)).save(tmp_path / "new.png")
+    tensors, info = load(image_model)
+    masks = {}
+    for name, settings in (
+        ("four", {"votes": 4}), ("all", {"votes": 40}), ("early", {"votes": 40, "vote_confidence": 1e-6}),
+    ):  # fmt: skip
+        config = info["config"] | {"evaluation": info["config"]["evaluation"] | settings}
+        save(tmp_path / f"{name}.safetensors", tensors, info | {"config": config})
+        model = ["--model", str(tmp_path / f"{name}.safetensors"), "--out", str(tmp_path / name), "--uncertainty"]
+        assert main([str(tmp_path / "new.png"), *model]) == 0
+        masks[name] = [np.asarray(Image.open(path)) for path in sorted((tmp_path / name).iterdir())]
+    for early, four in zip(masks["early"], masks["four"], strict=True):
+        np.testing.assert_array_equal(early, four)
+    assert (masks["early"][1] != masks["all"][1]).any()
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "ASR", "IRP"])

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from cdal.config import preset
+from tune.results import Writer, create_experiment, load
 from tune.trial import Message, TrialSettings, messages
 
 CONFIG = preset("chest_xray").replace(
@@ -64,10 +65,34 @@ def test_every_case_is_scored_at_every_number_of_votes(last: Message) -> None:
 def test_uncertainty_belongs_to_all_votes(last: Message) -> None:
     most = [row for row in last["cases"] if row["votes"] == 3]
     assert all(0 < row["entropy"] <= 1 and -1 <= row["entropy_error"] <= 1 for row in most)
-    assert not any("entropy" in row or "entropy_error" in row for row in last["cases"] if row["votes"] < 3)
+    assert all(row["votes_used"] == 3 for row in most)
+    assert not any({"entropy", "entropy_error", "votes_used"} & set(row) for row in last["cases"] if row["votes"] < 3)
     assert last["trial"]["uncertainty_correlation"] is not None
     expected = stats.spearmanr([row["entropy"] for row in most], [1 - row["dice"] for row in most]).statistic
     assert last["trial"]["uncertainty_correlation"] == pytest.approx(expected)
+
+
+def test_rows_say_how_many_votes_a_case_needed(tmp_path: Path) -> None:
+    """At a confidence of nearly 0 most masks settle before the last vote."""
+    config = CONFIG.replace({"evaluation.votes": 8, "evaluation.vote_confidence": 1e-6})
+    settings = TrialSettings(
+        number=0, kind="searched", config=config.to_dict(), dataset="own", options={"sample_size": 32},
+        data=str(two_folders(tmp_path / "data", count=24, colours=3)), fold=0, folder=str(tmp_path / "trial"),
+    )  # fmt: skip
+    last = list(messages(settings))[-1]
+    assert last["trial"]["votes"] == 8
+    assert {row["votes"] for row in last["cases"]} == set(range(1, 9))
+    used = {row["case"]: row["votes_used"] for row in last["cases"] if row["votes"] == 8}
+    assert min(used.values()) < 8
+    assert set(used.values()) <= {4, 6, 8}
+    for case, most in used.items():
+        seconds = [row["seconds"] for row in last["cases"] if row["case"] == case]
+        assert seconds == pytest.approx([seconds[-1] * min(votes, most) / most for votes in range(1, 9)])
+    create_experiment(tmp_path / "lake", "x", {})
+    with Writer(tmp_path / "lake", "x") as writer:
+        writer.append("cases", last["cases"])
+    for row in load(tmp_path / "lake").cases(["votes_used"]).to_pylist():
+        assert row["votes_used"] == (used[row["case"]] if row["votes"] == 8 else None)
 
 
 def test_pictures_show_the_images_bytes(last: Message, tmp_path: Path) -> None:
