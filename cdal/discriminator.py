@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cdal.config import ModelConfig
 from cdal.layers import DiscriminatorBlock, append_batch_deviation, scaled_conv, scaled_linear, time_features
 
-# Channels of the stem and of every block as multiples of n, and whether the block halves the resolution.
+# Channels into and out of every block as multiples of n, and whether the block halves the resolution.
 _BLOCKS = {
     "small": ((2, 2, False), (2, 4, True), (4, 8, True), (8, 8, True)),
     "large": ((2, 4, True), (4, 8, True), (8, 8, True), (8, 8, True), (8, 8, True), (8, 8, True)),
@@ -24,14 +24,17 @@ _BLOCKS = {
 class Discriminator(nn.Module):
     """Tells true pairs (x_t, x_{t+1}) from pairs whose x_t was generated, knowing the step t (Xiao et al. 2022, section 3.2)."""
 
-    def __init__(self, *, kind: Literal["small", "large"], mask_channels: int, width: int, time_embedding: int) -> None:
+    def __init__(
+        self, *, kind: Literal["small", "large"], mask_channels: int, width: int, time_embedding: int, blocks: int = 0
+    ) -> None:
         super().__init__()
+        shapes = _BLOCKS[kind][: blocks or None]
         self.time_embedding = time_embedding
         self.time1 = scaled_linear(time_embedding, time_embedding, "fan_out")
         self.time2 = scaled_linear(time_embedding, time_embedding, "fan_out")
         self.stem = scaled_conv(2 * mask_channels, 2 * width, 1, mode="fan_out")
-        self.blocks = nn.ModuleList(DiscriminatorBlock(a * width, b * width, time_embedding, down) for a, b, down in _BLOCKS[kind])
-        channels = 8 * width
+        self.blocks = nn.ModuleList(DiscriminatorBlock(a * width, b * width, time_embedding, down) for a, b, down in shapes)
+        channels = shapes[-1][1] * width
         self.final_conv = scaled_conv(channels + 1, channels, mode="fan_out", scale=1e-10 if kind == "small" else 1.0)
         self.final_linear = scaled_linear(channels, 1, "fan_out")
         if kind == "large":  # as released, the 2D recipe redraws every convolution, the near-zero ones too
@@ -47,6 +50,7 @@ class Discriminator(nn.Module):
             mask_channels=config.mask_channels,
             width=config.discriminator_width,
             time_embedding=config.discriminator_time_embedding,
+            blocks=config.discriminator_blocks,
         )
 
     def forward(self, x_t: Tensor, t: Tensor, x_next: Tensor) -> Tensor:

@@ -8,12 +8,14 @@ Blocks of the generator follow NCSN++ (Song et al. 2021, appendix H) with the la
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Resample = Literal["up", "down"] | None
 HALF_POWER = math.sqrt(0.5)  # keeps the variance of a sum of two branches
@@ -71,6 +73,31 @@ def time_features(t: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     return F.pad(features, (0, width % 2))
 
 
+class _Halve(torch.autograd.Function):
+    """Channel-by-channel convolution of stride 2, or its transpose, with a symmetric 4x4 kernel.
+
+    Each is the other's gradient, at any order. PyTorch's own second derivative of a depthwise convolution, which R1 needs, goes
+    through the channels one by one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, double_to: tuple[int, int] | None) -> Tensor:
+        """(B, C, H, W) -> (B, C, H // 2, W // 2), or the transpose to a given height and width."""
+        ctx.save_for_backward(kernel)
+        channels, size = x.shape[1], (x.shape[2], x.shape[3])
+        ctx.double_to = size if double_to is None else None
+        weight = kernel.to(x.dtype).expand(channels, 1, 4, 4)
+        if double_to is None:
+            return F.conv2d(x, weight, stride=2, padding=1, groups=channels)
+        odd = (double_to[0] - 2 * size[0], double_to[1] - 2 * size[1])
+        return F.conv_transpose2d(x, weight, stride=2, padding=1, output_padding=odd, groups=channels)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """The other of the two."""
+        return _Halve.apply(gradients[0], *ctx.saved_tensors, ctx.double_to), None, None  # type: ignore[no-untyped-call]
+
+
 class Fir(nn.Module):
     """Anti-aliased resampling with the kernel [1, 3, 3, 1] along both axes (Karras et al. 2020), channel by channel."""
 
@@ -81,20 +108,19 @@ class Fir(nn.Module):
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         self.register_buffer("kernel", torch.outer(taps, taps)[None, None], persistent=False)
 
-    def _kernel(self, x: Tensor) -> Tensor:
-        return self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
-
     def down(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H // 2, W // 2)."""
-        return F.conv2d(x, self._kernel(x), stride=2, padding=1, groups=x.shape[1])
+        out: Tensor = _Halve.apply(x, self.kernel, None)  # type: ignore[no-untyped-call]
+        return out
 
     def up(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, 2 H, 2 W)."""
-        return F.conv_transpose2d(x, 4 * self._kernel(x), stride=2, padding=1, groups=x.shape[1])
+        out: Tensor = _Halve.apply(x, 4 * self.kernel, (2 * x.shape[2], 2 * x.shape[3]))  # type: ignore[no-untyped-call]
+        return out
 
     def blur(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H + 1, W + 1), the input of an unpadded 3x3 convolution of stride 2."""
-        return F.conv2d(x, self._kernel(x), padding=2, groups=x.shape[1])
+        return F.conv2d(x, self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4), padding=2, groups=x.shape[1])
 
 
 class PyramidDown(nn.Module):
@@ -147,11 +173,11 @@ class ResidualBlock(nn.Module):
         if self.fir is not None:
             resample = self.fir.up if self.resample == "up" else self.fir.down
             h, x = resample(h), resample(x)
-        h = self.conv1(h) + self.time(time)[:, :, None, None]
+        h = self.conv1(h).add_(self.time(time)[:, :, None, None])
         h = self.conv2(F.silu(self.norm2(h, latent)))
         if self.skip is not None:
             x = self.skip(x)
-        out: Tensor = (x + h) * HALF_POWER
+        out: Tensor = h.add_(x).mul_(HALF_POWER)
         return out
 
 
@@ -187,8 +213,7 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        out: Tensor = x + h
+        out: Tensor = self.conv2(F.silu(self.norm2(h))).add_(x)
         return out
 
 
@@ -219,11 +244,11 @@ class DiscriminatorBlock(nn.Module):
         self.skip = scaled_conv(channels_in, channels_out, 1, bias=False, mode="fan_out")
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h = self.conv1(F.leaky_relu(x, 0.2)) + self.time(time)[:, :, None, None]
-        h = F.leaky_relu(h, 0.2)
+        h = self.conv1(F.leaky_relu(x, 0.2)).add_(self.time(time)[:, :, None, None])
+        h = F.leaky_relu_(h, 0.2)
         if self.fir is not None:
             h, x = self.fir.down(h), self.fir.down(x)
-        out: Tensor = (self.conv2(h) + self.skip(x)) * HALF_POWER
+        out: Tensor = self.conv2(h).add_(self.skip(x)).mul_(HALF_POWER)
         return out
 
 
@@ -234,6 +259,13 @@ def append_batch_deviation(x: Tensor) -> Tensor:
     """
     batch, _, height, width = x.shape
     group = min(batch, 4)
-    columns = x.reshape(group, batch // group, -1)
-    deviation = (columns.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=1)
+    columns = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(group, batch // group, -1)
+    deviation = (columns.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=1).to(x.dtype)
     return torch.cat([x, deviation.repeat(group)[:, None, None, None].expand(batch, 1, height, width)], dim=1)
+
+
+def recompute_activations(network: nn.Module) -> None:
+    """Keep only the inputs of the network's blocks and compute the rest again on the way back: less memory, equal numbers."""
+    for module in network.modules():
+        if isinstance(module, (ResidualBlock, EncoderBlock, DiscriminatorBlock)):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]

@@ -43,29 +43,50 @@ def reconstruction_loss(predicted: Tensor, mask: Tensor) -> Tensor:
     return F.mse_loss(predicted, mask)
 
 
-def soft_dice_loss(predicted: Tensor, mask: Tensor) -> Tensor:
+def soft_dice_loss(predicted: Tensor, mask: Tensor, batch_sums: Tensor | None = None, parts: int = 1) -> Tensor:
     """1 - soft Dice of the foreground over the whole batch of all workers, mean over classes (Milletari et al. 2016).
 
-    Both (B, M, H, W) in [-1, 1] -> scalar. Where there are several channels, those behind the first are foreground. It counts
-    over the batch and not per sample, because samples without a class would reward predicting none anywhere. One is added above
-    and below the fraction, so that a batch without a class costs nothing where none is predicted.
+    It counts over the batch and not per sample, because samples without a class would reward predicting none anywhere. One is added
+    above and below the fraction, so that a batch without a class costs nothing where none is predicted.
+
+    Args:
+        predicted: (B, M, H, W) in [-1, 1].
+        mask: the same.
+        batch_sums: where B is one of several parts of a worker's share, the sums of `soft_dice_sums` over all parts and workers.
+        parts: how many parts; the gradient is right after it has been averaged over them and the workers.
+    """
+    own = soft_dice_sums(predicted, mask)
+    if batch_sums is None:
+        overlap, total = sum_over_workers(own)
+    else:
+        overlap, total = batch_sums + parts * _workers() * (own - own.detach())
+    dice: Tensor = ((2 * overlap + 1) / (total + 1)).mean()
+    return 1 - dice
+
+
+def soft_dice_sums(predicted: Tensor, mask: Tensor) -> Tensor:
+    """Soft overlap, and the sum of both sizes, of every foreground class: two (B, M, H, W) in [-1, 1] -> (2, K).
+
+    Where there are several channels, those behind the first are foreground.
     """
     probability, truth = (predicted + 1) / 2, (mask + 1) / 2
     if mask.shape[1] > 1:
         probability, truth = probability[:, 1:], truth[:, 1:]
-    overlap = sum_over_workers((probability * truth).sum(dim=(0, 2, 3)))
-    total = sum_over_workers(probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3)))
-    return 1 - ((2 * overlap + 1) / (total + 1)).mean()
+    return torch.stack([(probability * truth).sum(dim=(0, 2, 3)), probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))])
 
 
 def sum_over_workers(values: Tensor) -> Tensor:
     """The sum of a tensor over all workers, whose gradient is right after the workers' gradients have been averaged."""
-    if not torch.distributed.is_initialized():
+    if _workers() == 1:
         return values
     total = values.detach().clone()
     torch.distributed.all_reduce(total)
-    own = torch.distributed.get_world_size() * values
+    own = _workers() * values
     return own + (total - own).detach()
+
+
+def _workers() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 def spatial_attention(feature: Tensor, size: tuple[int, int], *, normalised: bool = False) -> Tensor:

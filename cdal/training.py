@@ -16,8 +16,10 @@ import copy
 import math
 import resource
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,6 +37,7 @@ from cdal.discriminator import Discriminator
 from cdal.errors import DivergedError, InputError
 from cdal.evaluation import ValidationScore, validate
 from cdal.generator import Generator
+from cdal.layers import recompute_activations
 from cdal.losses import (
     adversarial_loss,
     attend,
@@ -43,7 +46,9 @@ from cdal.losses import (
     real_loss,
     reconstruction_loss,
     soft_dice_loss,
+    soft_dice_sums,
     spatial_attention,
+    sum_over_workers,
 )
 from cdal.predict import plain_prediction, sampler
 
@@ -101,24 +106,45 @@ class Draws(NamedTuple):
         return Draws(*(draw[rank::world] for draw in self))
 
 
-class Trainer:
-    """Both networks with their optimisers, and one step of training them (cDAL section 3.2, algorithm 1)."""
+class Part(NamedTuple):
+    """What is computed at once of a worker's share of a batch: image (B, C, H, W) and mask (B, M, H, W) in [-1, 1]."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self.config, self.device = config, device
+    image: Tensor
+    mask: Tensor
+    draws: Draws
+
+
+class Trainer:
+    """Both networks with their optimisers, and one step of training them (cDAL section 3.2, algorithm 1).
+
+    Args:
+        config: what to train.
+        device: where.
+        recompute: keep only the inputs of the networks' blocks for the way back; less memory, more time, equal numbers.
+        mark: called with its name after every part of a step, for whoever measures them.
+    """
+
+    def __init__(
+        self, config: Config, device: torch.device, *, recompute: bool = False, mark: Callable[[str], None] = lambda part: None
+    ) -> None:
+        self.config, self.device, self.recompute, self.mark = config, device, recompute, mark
         self.steps = 0
         with torch.random.fork_rng(devices=[]):  # the same initial weights everywhere, and the caller's random state untouched
             torch.manual_seed(config.training.seed)
-            self.generator = Generator.from_config(config.model).to(device)
-            self.discriminator = Discriminator.from_config(config.model).to(device) if _needs_discriminator(config) else None
+            self.generator = Generator.from_config(config.model)
+            self.discriminator = Discriminator.from_config(config.model) if _needs_discriminator(config) else None
+        for network in (self.generator, self.discriminator):
+            if network is not None:  # channels last: convolutions without a change of layout before and after each
+                network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         process, adam = config.diffusion, config.optimiser
         self.diffusion = Diffusion(process.timesteps, process.schedule, process.beta_min, process.beta_max).to(device)
-        betas = (adam.beta1, adam.beta2)
-        self.generator_adam = torch.optim.Adam(self.generator.parameters(), adam.lr_generator, betas)
-        self.discriminator_adam = (
-            torch.optim.Adam(self.discriminator.parameters(), adam.lr_discriminator, betas) if self.discriminator else None
-        )
         self.average = copy.deepcopy(self.generator).requires_grad_(False) if adam.ema_decay > 0 else None
+        if recompute:
+            for network in (self.generator, self.discriminator):
+                if network is not None:
+                    recompute_activations(network)
+        self.generator_adam = _adam(self.generator, adam.lr_generator, config)
+        self.discriminator_adam = _adam(self.discriminator, adam.lr_discriminator, config) if self.discriminator else None
 
     @property
     def evaluated(self) -> Generator:
@@ -127,77 +153,132 @@ class Trainer:
 
     def step(self, image: Tensor, mask: Tensor, draws: Draws) -> dict[str, Tensor]:
         """Train on one batch: image (B, C, H, W) and mask (B, M, H, W), both in [-1, 1]. Returns detached scalar losses."""
-        features = self.generator.encode(image)
+        number = self.config.training.accumulation
+        parts = [Part(image[k::number], mask[k::number], draws.share(k, number)) for k in range(number)]
+        # One pass of the image encoder serves both phases, unless its features would have to be kept for several parts.
+        features = [self._encode(image)] if number == 1 else None
+        self.mark("generator")
         losses: dict[str, Tensor] = {}
-        if self.config.model.architecture == "unet":
-            losses |= self._step_generator(mask, features, draws, attention=None)
-        else:
-            attention = None
-            if self.discriminator is not None:
-                losses |= self._step_discriminator(self.discriminator, mask, features.detach(), draws)
-                attention = self._attention(self.discriminator, mask, draws)
-                losses["attention_mean"] = attention.mean()
-            losses |= self._step_generator(mask, features, draws, attention)
+        if self.discriminator is not None and self.steps % self.config.optimiser.discriminator_interval == 0:
+            losses |= self._step_discriminator(self.discriminator, parts, features)
+        losses |= self._step_generator(parts, features)
         self._update_average()
+        self.mark("optimiser")
         self.steps += 1
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
 
-    def _step_discriminator(self, discriminator: Discriminator, mask: Tensor, features: Tensor, draws: Draws) -> dict[str, Tensor]:
-        loss_weights, t = self.config.loss, draws.t_discriminator
+    def _encode(self, image: Tensor) -> Tensor:
+        with self._autocast():
+            return self.generator.encode(image)
+
+    def _denoise(self, noisy: Tensor, t: Tensor, features: Tensor, z: Tensor) -> Tensor:
+        with self._autocast():
+            x0: Tensor = self.generator(noisy, t, features, z)
+        return x0.float()
+
+    def _judge(self, discriminator: Discriminator, x_t: Tensor, t: Tensor, x_next: Tensor, *, precise: bool = False) -> Tensor:
+        with self._autocast(not precise):
+            logits: Tensor = discriminator(x_t, t, x_next)
+        return logits.float()
+
+    def _autocast(self, wanted: bool = True) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted and self.config.training.precision == "bf16")
+
+    def _step_discriminator(
+        self, discriminator: Discriminator, parts: list[Part], features: list[Tensor] | None
+    ) -> dict[str, Tensor]:
+        weights = self.config.loss
         assert self.discriminator_adam is not None
+        updates = self.steps // self.config.optimiser.discriminator_interval
+        penalised = weights.r1_gamma > 0 and updates % weights.r1_interval == 0
+        gamma = weights.r1_gamma * (weights.r1_interval if weights.r1_rescaled else 1)
         self.discriminator_adam.zero_grad()
-        x_t, x_next = self.diffusion.pair(mask, t, draws.noise_t_discriminator, draws.noise_next_discriminator)
+        per_part = []
+        for number, (image, mask, draws) in enumerate(parts):
+            t = draws.t_discriminator
+            x_t, x_next = self.diffusion.pair(mask, t, draws.noise_t_discriminator, draws.noise_next_discriminator)
+            x_t.requires_grad_(penalised)
+            logits = self._judge(discriminator, x_t, t, x_next, precise=penalised)
+            losses = {"loss_real": real_loss(logits)}
+            if penalised:
+                losses["r1_penalty"] = r1_penalty(logits, x_t, gamma)
+            torch.autograd.backward(torch.stack(list(losses.values())).sum() / len(parts))
+            self.mark("discriminator real and R1" if penalised else "discriminator real")
 
-        penalised = loss_weights.r1_gamma > 0 and self.steps % loss_weights.r1_interval == 0
-        x_t.requires_grad_(penalised)
-        logits = discriminator(x_t, t, x_next)
-        losses = {"loss_real": real_loss(logits)}
-        if penalised:
-            losses["r1_penalty"] = r1_penalty(logits, x_t, loss_weights.r1_gamma)
-        torch.autograd.backward(torch.stack(list(losses.values())).sum())
-
-        with torch.no_grad():
-            x0 = self.generator(x_next, t, features, draws.latent_discriminator)
-            x_fake = self.diffusion.posterior(x0, x_next, t, draws.noise_posterior)
-        losses["loss_fake"] = fake_loss(discriminator(x_fake, t, x_next))
-        torch.autograd.backward(losses["loss_fake"])
+            with torch.no_grad():
+                encoded = features[number].detach() if features else self._encode(image)
+                x0 = self._denoise(x_next, t, encoded, draws.latent_discriminator)
+                x_fake = self.diffusion.posterior(x0, x_next, t, draws.noise_posterior)
+            losses["loss_fake"] = fake_loss(self._judge(discriminator, x_fake, t, x_next))
+            torch.autograd.backward(losses["loss_fake"] / len(parts))
+            self.mark("discriminator fake")
+            per_part.append(losses | {"loss_discriminator": torch.stack(list(losses.values())).sum()})
         average_gradients(discriminator)
         self.discriminator_adam.step()
-        return losses | {"loss_discriminator": torch.stack(list(losses.values())).sum()}
+        self.mark("optimiser")
+        return _mean_over_parts(per_part)
 
     @torch.no_grad()
     def _attention(self, discriminator: Discriminator, mask: Tensor, draws: Draws) -> Tensor:
         """Attention of the updated discriminator on a fresh true pair: mask (B, M, H, W) -> (B, 1, H, W)."""
         t = draws.t_generator
         x_t, x_next = self.diffusion.pair(mask, t, draws.noise_t_attention, draws.noise_next_attention)
-        feature = discriminator.features(x_t, t, x_next, self.config.model.attention_tap)
+        with self._autocast():
+            feature = discriminator.features(x_t, t, x_next, self.config.model.attention_tap)
         height, width = mask.shape[2:]
-        return spatial_attention(feature, (height, width), normalised=self.config.loss.attention_normalised)
+        return spatial_attention(feature.float(), (height, width), normalised=self.config.loss.attention_normalised)
 
-    def _step_generator(self, mask: Tensor, features: Tensor, draws: Draws, attention: Tensor | None) -> dict[str, Tensor]:
-        weights, t = self.config.loss, draws.t_generator
-        self.generator_adam.zero_grad()
-        x_next = mask
-        if self.config.model.architecture == "unet":
-            x0 = plain_prediction(self.generator, features, tuple(mask.shape))
-        else:
-            clean = mask if attention is None else attend(mask, attention, weights.attention)
-            _, x_next = self.diffusion.pair(clean, t, draws.noise_t_generator, draws.noise_next_generator)
-            x0 = self.generator(x_next, t, features, draws.latent_generator)
-
-        losses = {"loss_reconstruction": reconstruction_loss(x0, mask), "loss_soft_dice": soft_dice_loss(x0, mask)}
-        total = weights.reconstruction * losses["loss_reconstruction"] + weights.soft_dice * losses["loss_soft_dice"]
-        if weights.adversarial > 0 and self.discriminator is not None:
+    def _step_generator(self, parts: list[Part], features: list[Tensor] | None) -> dict[str, Tensor]:
+        weights = self.config.loss
+        inputs = [self._generator_input(mask, draws) for _, mask, draws in parts]
+        self.mark("attention")
+        dice_sums = None
+        if features is None and weights.soft_dice > 0:  # it counts over the whole batch, so that the parts must know each other
+            with torch.no_grad():
+                predicted = [self._predict(part, x_next, None) for part, (x_next, _) in zip(parts, inputs, strict=True)]
+            own = [soft_dice_sums(x0, part.mask) for x0, part in zip(predicted, parts, strict=True)]
+            dice_sums = sum_over_workers(torch.stack(own).sum(dim=0))
+        if self.discriminator is not None:
             self.discriminator.requires_grad_(False)  # it only judges here
-            x_fake = self.diffusion.posterior(x0, x_next, t, draws.noise_adversarial)
-            losses["loss_adversarial"] = adversarial_loss(self.discriminator(x_fake, t, x_next))
-            total = total + weights.adversarial * losses["loss_adversarial"]
-        torch.autograd.backward(total)
+        self.generator_adam.zero_grad()
+        per_part = []
+        for number, (part, (x_next, attention)) in enumerate(zip(parts, inputs, strict=True)):
+            x0 = self._predict(part, x_next, features[number] if features else None)
+            losses = {
+                "loss_reconstruction": reconstruction_loss(x0, part.mask),
+                "loss_soft_dice": soft_dice_loss(x0, part.mask, dice_sums, len(parts)),
+            }
+            total = weights.reconstruction * losses["loss_reconstruction"] + weights.soft_dice * losses["loss_soft_dice"]
+            if weights.adversarial > 0 and self.discriminator is not None:
+                t = part.draws.t_generator
+                x_fake = self.diffusion.posterior(x0, x_next, t, part.draws.noise_adversarial)
+                losses["loss_adversarial"] = adversarial_loss(self._judge(self.discriminator, x_fake, t, x_next))
+                total = total + weights.adversarial * losses["loss_adversarial"]
+            torch.autograd.backward(total / len(parts))
+            shown = {} if attention is None else {"attention_mean": attention.mean()}
+            per_part.append(shown | losses | {"loss_generator": total})
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)
+        self.mark("generator")
         average_gradients(self.generator)
         self.generator_adam.step()
-        return losses | {"loss_generator": total}
+        return _mean_over_parts(per_part)
+
+    def _generator_input(self, mask: Tensor, draws: Draws) -> tuple[Tensor, Tensor | None]:
+        """The noisy mask (B, M, H, W) that the generator sees, and the attention (B, 1, H, W) in it, where there is one."""
+        if self.config.model.architecture == "unet":
+            return mask, None
+        attention = None if self.discriminator is None else self._attention(self.discriminator, mask, draws)
+        clean = mask if attention is None else attend(mask, attention, self.config.loss.attention)
+        _, x_next = self.diffusion.pair(clean, draws.t_generator, draws.noise_t_generator, draws.noise_next_generator)
+        return x_next, attention
+
+    def _predict(self, part: Part, x_next: Tensor, features: Tensor | None) -> Tensor:
+        features = self._encode(part.image) if features is None else features
+        if self.config.model.architecture == "unet":
+            with self._autocast():
+                return plain_prediction(self.generator, features, tuple(part.mask.shape)).float()
+        return self._denoise(x_next, part.draws.t_generator, features, part.draws.latent_generator)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -205,8 +286,7 @@ class Trainer:
         if self.average is None:
             return
         decay = self.config.optimiser.ema_decay if self.steps > 0 else 0.0
-        for mean, weight in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            mean.lerp_(weight, 1 - decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - decay)
 
     def set_learning_rates(self, epoch: int) -> dict[str, float]:
         """Set the rates of an epoch, counted from 1 (Loshchilov and Hutter 2017, equation 5, without restarts), and return them."""
@@ -248,6 +328,7 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
 
     `folder` receives `last.safetensors` before every report and `best.safetensors` whenever the validation Dice rose. Where it
     holds a checkpoint of the same configuration, the training goes on from there and yields only the epochs that are missing.
+    Where a batch does not fit a GPU's memory, the epoch is begun again with less memory and more time, and a warning says so.
 
     Raises:
         InputError: the configuration does not fit the dataset, the number of workers or the checkpoint in the folder.
@@ -269,9 +350,25 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
     for epoch in range(len(reports) + 1, settings.epochs + 1):
         values: dict[str, Any] = dict(trainer.set_learning_rates(epoch))
         epoch_start = time.perf_counter()
-        values |= _run_epoch(trainer, dataset, cases.train, epoch, steps, rank, world)
+        losses = None
+        try:
+            losses = _run_epoch(trainer, dataset, cases.train, epoch, steps, rank, world)
+        except torch.OutOfMemoryError:
+            if trainer.recompute or world > 1:
+                raise
+        if losses is None:  # out here, where the error no longer holds on to what filled the memory
+            warnings.warn(
+                "a batch does not fit the memory: activations are computed again on the way back, which takes less memory, more "
+                "time, and changes no number; training.accumulation splits the batch",
+                stacklevel=2,
+            )
+            trainer = Trainer(config, device, recompute=True)
+            _resume(trainer, folder / LAST)
+            trainer.set_learning_rates(epoch)
+            losses = _run_epoch(trainer, dataset, cases.train, epoch, steps, rank, world)
+        values |= losses
         trained = time.perf_counter()
-        score = _from_rank_zero(lambda: _validate(trainer, dataset, cases.validation))
+        score = _from_rank_zero(partial(_validate, trainer, dataset, cases.validation))
         values |= {
             "images": trainer.steps * settings.batch_size,
             "dice": score.dice,
@@ -306,6 +403,12 @@ def check_fit(config: Config, spec: DatasetSpec, world: int) -> None:
         raise InputError(
             f"training.batch_size is {config.training.batch_size} for {world} worker(s); each worker's share must be a whole "
             "number, and at most 4 or a multiple of 4 (the discriminator compares samples in groups of four)"
+        )
+    parts = config.training.accumulation
+    if share % parts or (_needs_discriminator(config) and parts > 1 and share // parts % 4):
+        raise InputError(
+            f"training.accumulation is {parts} for a worker's share of {share} samples; parts must be equal, and multiples of 4 "
+            "(the discriminator compares samples in groups of four)"
         )
 
 
@@ -438,6 +541,15 @@ def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
+def _mean_over_parts(per_part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([losses[name] for losses in per_part]).mean(dim=0).detach() for name in per_part[0]}
+
+
+def _adam(network: nn.Module, rate: float, config: Config) -> torch.optim.Adam:
+    adam = config.optimiser
+    return torch.optim.Adam(network.parameters(), rate, (adam.beta1, adam.beta2), fused=True)
+
+
 def _adam_state(network: nn.Module, adam: torch.optim.Adam) -> dict[str, Tensor]:
     return {
         f"{name}.{key}": value
@@ -447,9 +559,12 @@ def _adam_state(network: nn.Module, adam: torch.optim.Adam) -> dict[str, Tensor]
 
 
 def _load_adam_state(network: nn.Module, adam: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
+    def laid_out(value: Tensor, parameter: Tensor) -> Tensor:  # the fused optimiser walks through memory, not through indices
+        return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
     states = {
-        number: checkpoint.unprefixed(tensors, f"{name}.")
-        for number, (name, _) in enumerate(network.named_parameters())
+        number: {key: laid_out(value, parameter) for key, value in checkpoint.unprefixed(tensors, f"{name}.").items()}
+        for number, (name, parameter) in enumerate(network.named_parameters())
         if f"{name}.step" in tensors
     }
     adam.load_state_dict({"state": states, "param_groups": adam.state_dict()["param_groups"]})

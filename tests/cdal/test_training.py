@@ -15,7 +15,7 @@ from cdal.checkpoint import load_model
 from cdal.config import Config
 from cdal.data import Dataset, open_dataset
 from cdal.errors import DivergedError, InputError
-from cdal.training import BEST, LAST, Report, history, train
+from cdal.training import BEST, LAST, Draws, Report, Trainer, history, train
 
 SMALL: dict[str, Any] = {
     "model.image_size": 16,
@@ -105,8 +105,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, phantom: Data
 def test_a_run_killed_inside_an_epoch_repeats_that_epoch(tmp_path: Path, phantom: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small()
     whole = list(train(config, phantom, tmp_path / "whole"))
-    from cdal.training import Trainer
-
     step = Trainer.step
 
     def dies(self: Trainer, *args: Any) -> Any:
@@ -147,6 +145,106 @@ def test_the_callers_random_state_does_not_matter(tmp_path: Path, phantom: Datas
     assert numbers([other]) != numbers([one])
 
 
+def numbers_close(ours: list[Report], theirs: list[Report], rel: float = 1e-3) -> None:
+    for one, other in zip(numbers(ours), numbers(theirs), strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            if name.startswith(("loss", "r1", "attention")):
+                assert one[name] == pytest.approx(other[name], rel=rel, abs=1e-6), name
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__architecture": "unet"}, {"model__mask_channels": 3}])
+def test_a_batch_in_parts_gives_the_same_numbers(tmp_path: Path, phantom: Dataset, changes: dict[str, Any]) -> None:
+    """The soft Dice, which counts over the batch, and the discriminator's groups of four included."""
+    data = open_dataset("phantom", size=16, cases=12, classes=2) if "model__mask_channels" in changes else phantom
+    changes |= {"loss__soft_dice": 1.0, "optimiser__lr_generator": 1e-3, "training__batch_size": 16}
+    whole = list(train(small(**changes), data, tmp_path / "whole"))
+    parts = list(train(small(training__accumulation=4, **changes), data, tmp_path / "parts"))
+    numbers_close(parts, whole)
+    assert [report.values["images"] for report in parts] == [48, 96, 144]
+
+
+def test_a_batch_that_does_not_fit_is_computed_with_less_memory(
+    tmp_path: Path, phantom: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small()
+    whole = list(train(config, phantom, tmp_path / "whole"))
+    step, made = Trainer.step, []
+
+    def fits_only_when_recomputing(self: Trainer, *args: Any) -> Any:
+        made.append(self.recompute)
+        if self.steps == 4 and not self.recompute:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "step", fits_only_when_recomputing)
+    with pytest.warns(UserWarning, match="a batch does not fit the memory"):
+        tight = list(train(config, phantom, tmp_path / "tight"))
+    assert made == [False] * 5 + [True] * 6
+    assert [report.values["lr_generator"] for report in tight] == [report.values["lr_generator"] for report in whole]
+    numbers_close(tight, whole)
+
+
+def test_memory_that_does_not_suffice_at_all(tmp_path: Path, phantom: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never_fits(self: Trainer, *args: Any) -> Any:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Trainer, "step", never_fits)
+    with pytest.warns(UserWarning, match="does not fit"), pytest.raises(torch.OutOfMemoryError):
+        list(train(small(), phantom, tmp_path))
+
+
+def a_step(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """One step on a batch that is always the same."""
+    model, rng = trainer.config.model, torch.Generator().manual_seed(0)
+    masks = (8, model.mask_channels, model.image_size, model.image_size)
+    image, mask = torch.randn(8, 1, *masks[2:], generator=rng), torch.randn(masks, generator=rng).sign()
+    return trainer.step(image, mask, Draws.random(masks, trainer.config.diffusion.timesteps, model.latent_size, rng))
+
+
+def test_recomputed_activations_give_the_same_weights() -> None:
+    kept, recomputed = (Trainer(small(), torch.device("cpu"), recompute=recompute) for recompute in (False, True))
+    for _ in range(2):  # with R1 and without
+        ours, theirs = a_step(recomputed), a_step(kept)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6) for name in ours)
+    for name, tensor in kept.state().items():
+        torch.testing.assert_close(recomputed.state()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_discriminator_may_be_updated_more_rarely() -> None:
+    trainer = Trainer(small(optimiser__discriminator_interval=2, loss__r1_interval=2), torch.device("cpu"))
+    assert trainer.discriminator is not None
+    for number in range(6):
+        before = [parameter.clone() for parameter in trainer.discriminator.parameters()]
+        losses = a_step(trainer)
+        changed = any(not torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))
+        assert changed == ("loss_discriminator" in losses) == (number % 2 == 0)
+        assert ("r1_penalty" in losses) == (number % 4 == 0)  # the interval counts updates
+        assert "attention_mean" in losses
+
+
+def test_the_penalty_may_be_rescaled_by_its_interval() -> None:
+    plain, rescaled = (
+        a_step(Trainer(small(loss__r1_interval=8, loss__r1_rescaled=on), torch.device("cpu"))) for on in (False, True)
+    )
+    assert float(rescaled["r1_penalty"]) == pytest.approx(8 * float(plain["r1_penalty"]), rel=1e-5)
+    assert torch.equal(rescaled["loss_real"], plain["loss_real"])
+
+
+def test_half_precision_stays_close_and_keeps_weights_losses_and_r1_in_full(tmp_path: Path, phantom: Dataset) -> None:
+    full, half = (Trainer(small(training__precision=precision), torch.device("cpu")) for precision in ("fp32", "bf16"))
+    ours, theirs = a_step(half), a_step(full)
+    assert all(value.dtype == torch.float32 for value in (*ours.values(), *half.state().values()))
+    assert torch.equal(ours["r1_penalty"], theirs["r1_penalty"])  # at the first step the discriminators are equal
+    assert torch.equal(ours["loss_real"], theirs["loss_real"])  # it shares that pass
+    for name in ours:
+        assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=0.05, abs=0.02), name
+    assert not torch.equal(ours["attention_mean"], theirs["attention_mean"])
+    report = list(train(small(training__precision="bf16"), phantom, tmp_path))[-1]
+    assert math.isfinite(report.values["loss_generator"])
+
+
 def test_divergence_ends_with_a_reason(tmp_path: Path, phantom: Dataset) -> None:
     config = small(optimiser__lr_generator=1e30, optimiser__cosine_epochs=0, training__epochs=5)
     with pytest.raises(DivergedError, match=r"loss_\w+ became (nan|inf) in epoch \d, step \d+"):
@@ -167,6 +265,8 @@ def test_learning_rates_follow_the_cosine(tmp_path: Path, phantom: Dataset) -> N
         ({"model__image_channels": 3}, "model.image_channels is 3, but dataset phantom has 1"),
         ({"model__image_size": 32}, "model.image_size is 32, but dataset phantom has 16"),
         ({"training__batch_size": 6}, "at most 4 or a multiple of 4"),
+        ({"training__accumulation": 3}, "training.accumulation is 3 for a worker's share of 8 samples"),
+        ({"training__accumulation": 4}, "parts must be equal, and multiples of 4"),
     ],
 )
 def test_configurations_that_do_not_fit(tmp_path: Path, phantom: Dataset, changes: dict[str, Any], words: str) -> None:
