@@ -55,9 +55,10 @@ class Side:
         self.draws = Draws.random(masks, config.diffusion.timesteps, model.latent_size, rng)
         self.device, self.parts, self._last = device, defaultdict[str, float](float), 0.0
 
-    def step(self, penalised: bool) -> float:
-        """Seconds of one step, with R1 or without."""
-        self.trainer.steps = 0 if penalised else 1
+    def step(self, penalised: bool | None = None) -> float:
+        """Seconds of one step, with R1 or without, or the next one."""
+        if penalised is not None:
+            self.trainer.steps = 0 if penalised else 1
         self.parts.clear()
         self._last = start = self._now()
         self.trainer.step(self.image, self.mask, self.draws)
