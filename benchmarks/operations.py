@@ -17,7 +17,11 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do the operation, and count it where it is of those kinds."""
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        kwargs = kwargs or {}
+        if func._overloadpacket not in flop_registry:
+            with self:  # in inference mode, operations come here before they are taken apart
+                out = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if out is NotImplemented else out
+        out = func(*args, **kwargs)
+        self.total += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
         return out

@@ -18,15 +18,15 @@ from cdal.diffusion import Diffusion
 from cdal.evaluation import CaseResult, Sample, evaluate
 from cdal.generator import Generator
 
-VOTE_PIXELS = {"cpu": 2**18, "cuda": 2**20}
-"""Pixels that go through the generator at once, in as many votes as they make. On a CPU, more would leave its caches."""
+PASS_PIXELS = {"cpu": 2**16, "cuda": 2**20}
+"""Pixels that go through the generator at once. On a CPU, features of more leave its caches and cost the system new memory."""
 
 
 def sampler(config: Config, generator: Generator) -> Sample:
     """A function that draws masks of normalised images, see `cdal.evaluation.Sample`.
 
-    The images are encoded once for all votes and steps, several votes go through the generator together, and all denoising steps
-    are done inside, without gradients. A plain U-Net has no randomness: every vote is the same.
+    The images are encoded once for all votes and steps, all votes go through the generator together in passes of `PASS_PIXELS`, and
+    all denoising steps are done inside, without gradients. A plain U-Net has no randomness: every vote is the same.
     """
     process = config.diffusion
     device = next(generator.parameters()).device
@@ -34,29 +34,28 @@ def sampler(config: Config, generator: Generator) -> Sample:
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16")
 
-    def votes(features: Tensor, shape: tuple[int, ...], rngs: Sequence[torch.Generator]) -> Tensor:
-        repeated = torch.cat([features] * len(rngs))
-
+    def draw(features: Tensor, shape: tuple[int, ...], rngs: Sequence[torch.Generator], most: int) -> Tensor:
         def normal(*size: int) -> Tensor:
             return torch.cat([torch.randn(size, generator=rng, device=rng.device) for rng in rngs]).to(device)
 
-        masks = diffusion.sample(
-            lambda noisy, t, z: generator(noisy, t, repeated, z).float(),
-            normal(*shape),
-            latent=lambda _: normal(shape[0], config.model.latent_size),
-            noise=lambda _: normal(*shape),
-        )
+        def denoise(noisy: Tensor, t: Tensor, z: Tensor) -> Tensor:
+            image = torch.arange(len(noisy), device=device) % shape[0]
+            passes = zip(*(torch.split(tensor, most) for tensor in (noisy, t, image, z)), strict=True)
+            return torch.cat([generator(x, step, features[of], latent).float() for x, step, of, latent in passes])
+
+        latent_size = config.model.latent_size
+        masks = diffusion.sample(denoise, normal(*shape), lambda _: normal(shape[0], latent_size), lambda _: normal(*shape))
         return masks.reshape(len(rngs), *shape)
 
     @torch.inference_mode()
     def sample(images: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
         shape = (len(images), config.model.mask_channels, *images.shape[2:])
-        together = max(1, VOTE_PIXELS.get(device.type, 2**18) // (len(images) * math.prod(images.shape[2:])))
+        most = max(1, PASS_PIXELS.get(device.type, 2**16) // math.prod(images.shape[2:]))
         with autocast:
-            features = generator.encode(images)
+            features = torch.cat([generator.encode(part) for part in torch.split(images, most)])
             if config.model.architecture == "unet":
                 return plain_prediction(generator, features, shape).float().expand(len(rngs), *shape)
-            return torch.cat([votes(features, shape, rngs[at : at + together]) for at in range(0, len(rngs), together)])
+            return draw(features, shape, rngs, most)
 
     return sample
 

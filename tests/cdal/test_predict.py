@@ -41,18 +41,18 @@ def images() -> Tensor:
     return torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(9))
 
 
-@pytest.mark.parametrize(("together", "expected"), [(1, [3] * 10), (2, [6, 6, 6, 6, 3, 3]), (5, [15, 15])])
+@pytest.mark.parametrize(("together", "expected"), [(3, [3] * 10), (7, [7, 7, 1, 7, 7, 1]), (15, [15, 15])])
 def test_votes_drawn_together_equal_votes_drawn_alone(monkeypatch: pytest.MonkeyPatch, together: int, expected: list[int]) -> None:
     config, generator = config_and_generator()
     batches = []
     generator.mask_stem.register_forward_hook(lambda _module, _inputs, out: batches.append(len(out)))
     encoded = []
     generator.image_stem.register_forward_hook(lambda _module, _inputs, out: encoded.append(len(out)))
-    monkeypatch.setitem(predict.VOTE_PIXELS, "cpu", together * 3 * 16 * 16)
+    monkeypatch.setitem(predict.PASS_PIXELS, "cpu", together * 16 * 16)
     found = sampler(config, generator)(images(), rngs(5))
     assert found.shape == (5, 3, 1, 16, 16)
-    assert encoded == [3]  # once for all votes and steps
-    assert batches == expected  # two steps of every group of votes
+    assert encoded == [3]  # images, once for all votes and steps
+    assert batches == expected  # 15 masks, in each of two steps
     alone = torch.cat([sampler(config, generator)(images(), [rng]) for rng in rngs(5)])
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
     assert not torch.allclose(found[0], found[1], atol=0.01)
