@@ -193,9 +193,9 @@ class SelfAttention(nn.Module):
         self.output = scaled_linear(channels, channels, scale=1e-10)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, H W, C)
+        tokens = self.norm(x).flatten(2).transpose(1, 2)[:, None]  # (B, 1, H W, C): fused attention wants an axis of heads
         mixed = F.scaled_dot_product_attention(self.query(tokens), self.key(tokens), self.value(tokens))
-        out: Tensor = (x + self.output(mixed).transpose(1, 2).reshape(x.shape)) * HALF_POWER
+        out: Tensor = (x + self.output(mixed)[:, 0].transpose(1, 2).reshape(x.shape)) * HALF_POWER
         return out
 
 

@@ -265,6 +265,10 @@ def test_two_steps_equal_ours(name: str) -> None:
     torch.manual_seed(0)
     image = torch.randn(4, config.model.image_channels, config.model.image_size, config.model.image_size)
     mask = torch.randn(4, config.model.mask_channels, *image.shape[2:]).sign()
+    assert ours.discriminator is not None
+    assert ours.average is not None
+    before = {**released_state(ours.generator), **released_state(ours.discriminator)}
+    before = {key: value.clone() for key, value in before.items()}
 
     for number in range(2):
         parts.clear()
@@ -276,21 +280,18 @@ def test_two_steps_equal_ours(name: str) -> None:
             torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-6)
     assert parts == ["discriminator real", "discriminator fake", "optimiser", "attention", "generator", "optimiser"]
 
-    assert ours.discriminator is not None
-    assert ours.average is not None
-    adam = config.optimiser
-    for mine, theirs, rate in (
-        (plain.generator.state_dict(), ours.generator, adam.lr_generator),
-        (plain.discriminator.state_dict(), ours.discriminator, adam.lr_discriminator),
-        (plain.average, ours.average, adam.lr_generator),
+    for mine, theirs in (
+        (plain.generator.state_dict(), ours.generator),
+        (plain.discriminator.state_dict(), ours.discriminator),
+        (plain.average, ours.average),
     ):
         expected = released_state(theirs)
         assert mine.keys() == expected.keys()
         for key, value in mine.items():
             if key.endswith(("in_layers.2.bias", "NIN_1.b")):  # their gradients are rounding errors, which Adam makes steps of
                 continue
-            worst = float((value - expected[key]).abs().max())
-            assert worst < 0.5 * rate or relative(value, expected[key]) < 1e-5, key
+            # Against the way that the weights went: Adam makes a whole step of the sign of a gradient, be it ever so small.
+            assert float((value - expected[key]).norm()) <= 0.05 * float((expected[key] - before[key]).norm()), key
 
 
 @pytest.mark.parametrize("name", MODELS)
