@@ -20,40 +20,16 @@ from plain import (
     reverse,
     sample,
 )
+from released import manifest, model_config
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cdal.config import Config, ModelConfig, preset
+from cdal.config import Config, preset
 from cdal.training import Draws, Trainer
 
 CPU = torch.device("cpu")
 
 # --- The release's own vectors, within the tolerances of tests/cdal/test_parity.py ---
-
-
-def manifest(parity: Path) -> dict[str, Any]:
-    return json.loads((parity / "manifest.json").read_text())
-
-
-def model_config(parity: Path, generator: str) -> ModelConfig:
-    theirs = manifest(parity)["generators_and_discriminators"][generator]["config"]
-    return ModelConfig(
-        image_size=theirs["image_size"],
-        image_channels=3 if theirs["dataset"] == "monu" else 1,
-        mask_channels=theirs["num_channels"],
-        base_width=theirs["num_channels_dae"],
-        width_multipliers=tuple(theirs["ch_mult"]),
-        residual_blocks=theirs["num_res_blocks"],
-        attention_resolutions=tuple(theirs["attn_resolutions"]),
-        encoder_blocks=theirs["cond_enc_layers"] * theirs["cond_enc_num_res_blocks"],
-        latent_size=theirs["nz"],
-        latent_embedding=theirs["z_emb_dim"],
-        latent_layers=theirs["n_mlp"],
-        discriminator="small" if theirs["dataset"] == "hippo" else "large",
-        discriminator_width=theirs["ngf"],
-        discriminator_time_embedding=theirs["t_emb_dim"],
-        attention_tap=theirs["attn_scale"],
-    )
 
 
 def with_weights(network: nn.Module, parity: Path, name: str) -> Any:

@@ -2,17 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from golden import load_formula_weights
+from released import manifest, model_config
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cdal.checkpoint import _PARTS, from_published, published_names
-from cdal.config import Config, ModelConfig, preset
+from cdal.config import Config, preset
 from cdal.diffusion import Diffusion
 from cdal.discriminator import Discriminator
 from cdal.generator import Generator
@@ -34,33 +34,8 @@ GENERATORS = ["gen_monu_small", "gen_hippo_small"]
 DISCRIMINATORS = ["disc_small", "disc_large"]
 
 
-def manifest(parity: Path) -> dict[str, Any]:
-    return json.loads((parity / "manifest.json").read_text())
-
-
-def model_config(theirs: dict[str, Any]) -> ModelConfig:
-    return ModelConfig(
-        image_size=theirs["image_size"],
-        image_channels=3 if theirs["dataset"] == "monu" else 1,
-        mask_channels=theirs["num_channels"],
-        base_width=theirs["num_channels_dae"],
-        width_multipliers=tuple(theirs["ch_mult"]),
-        residual_blocks=theirs["num_res_blocks"],
-        attention_resolutions=tuple(theirs["attn_resolutions"]),
-        encoder_blocks=theirs["cond_enc_layers"] * theirs["cond_enc_num_res_blocks"],
-        latent_size=theirs["nz"],
-        latent_embedding=theirs["z_emb_dim"],
-        latent_layers=theirs["n_mlp"],
-        discriminator="small" if theirs["dataset"] == "hippo" else "large",
-        discriminator_width=theirs["ngf"],
-        discriminator_time_embedding=theirs["t_emb_dim"],
-        attention_tap=theirs["attn_scale"],
-    )
-
-
 def small_generator(parity: Path, name: str) -> Generator:
-    config = manifest(parity)["generators_and_discriminators"][name]["config"]
-    generator = Generator.from_config(model_config(config))
+    generator = Generator.from_config(model_config(parity, name))
     generator.load_state_dict(from_published(generator, load_file(parity / f"{name}.params.safetensors")))
     return generator
 
@@ -255,8 +230,7 @@ def test_training_steps(parity: Path, name: str) -> None:
     """The released recipe, step by step, with every random draw given."""
     about, io = manifest(parity)["train"][name], load_file(parity / f"{name}.safetensors")
     hyper = about["hyper"]
-    networks = manifest(parity)["generators_and_discriminators"]
-    model = model_config(networks[about["G_init"].removesuffix(".params")]["config"])
+    model = model_config(parity, about["G_init"].removesuffix(".params"))
     config = Config(model=model).replace(
         {
             "diffusion.timesteps": hyper["num_timesteps"],
