@@ -1,5 +1,7 @@
 """The two ways a run can end that are nobody's bug: wrong input, and a training that diverged."""
 
+from __future__ import annotations
+
 
 class InputError(ValueError):
     """A user's mistake: the message says what is wrong, where, and what to do. Commands print it and exit with status 2."""
@@ -7,3 +9,9 @@ class InputError(ValueError):
 
 class DivergedError(ArithmeticError):
     """A loss became NaN or infinite. The message names the loss, the epoch and the step."""
+
+
+def short(value: object) -> str:
+    """A value as messages show it: on one line, and not longer than that."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
