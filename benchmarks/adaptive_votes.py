@@ -24,7 +24,7 @@ from cdal.metrics import count_pixels, dice_and_iou
 from cdal.predict import protocol, sampler
 from cdal.training import check_fit
 
-CONFIDENCES = (0.0, 0.9, 0.99, 0.995, 0.999, 0.9999)
+CONFIDENCES = (0.0, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999)
 LARGEST_CHANGE = 0.0005  # of the mean Dice
 LARGEST_SHARE = 1 / 3  # of the votes
 

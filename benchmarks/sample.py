@@ -5,8 +5,9 @@
     python benchmarks/sample.py --votes 2 --repeats 1                  # less of the same
 
 A chest X-ray of 256 px, a MoNuSeg image of 512 px in four tiles, a hippocampus volume of 36 x 51 x 35 voxels in windows of 32 that
-overlap by 3/4. Both sides have the same weights and take turns; medians are printed with the lowest and the highest. Ours goes
-through `cdal.evaluation.draw_votes`, as scoring and `python -m cdal.segment` do. The precision is ours; plain is float32 always.
+overlap by 3/4. Both sides have the same weights and take turns, each in a process of its own, since ours keeps freed memory;
+medians are printed with the lowest and the highest. Ours goes through `cdal.evaluation.draw_votes`, as scoring and
+`python -m cdal.segment` do. The precision is ours; plain is float32 always.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 import torch
 from operations import Operations
 from plain import PlainTrainer, predict_image, predict_volume
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from cdal.config import Config, preset
 from cdal.data.dataset import DatasetSpec
@@ -30,29 +32,40 @@ from cdal.evaluation import draw_votes
 from cdal.predict import protocol, sampler
 from cdal.training import Trainer
 
+SIDES = ("plain", "ours")
 SHAPES = {"chest_xray": (1, 1, 256, 256), "monuseg": (3, 1, 512, 512), "hippocampus": (1, 36, 51, 35)}  # channels, D, H, W
 
 
-def both_sides(name: str, config: Config, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Each side as a function that predicts the same input."""
+def predictor(side: str, name: str, config: Config, device: torch.device) -> Callable[[], object]:
+    """A side as a function that predicts the input."""
     trainer = Trainer(config, device)
-    plain = PlainTrainer(config, device)
-    plain.load(trainer)
     image = torch.randn(SHAPES[name], generator=torch.Generator().manual_seed(0)).to(device)
-    classes = ("foreground",) if config.model.mask_channels == 1 else ("anterior", "posterior")
+    volumetric = SHAPES[name][1] > 1
+    if side == "plain":
+        plain, rng = PlainTrainer(config, device), torch.Generator(device)
+        plain.load(trainer)
+        predict, shown = (predict_volume, image) if volumetric else (predict_image, image[:, 0])
+        return lambda: predict(config, plain.generator, shown, rng.manual_seed(0))
     spec = DatasetSpec(
-        name=name, image_channels=SHAPES[name][0], classes=classes, image_size=config.model.image_size,
-        volumetric=SHAPES[name][1] > 1, folds=("",), protocol="", licence="",
+        name=name, image_channels=SHAPES[name][0], image_size=config.model.image_size, volumetric=volumetric, folds=("",),
+        classes=("foreground",) if config.model.mask_channels == 1 else ("anterior", "posterior"), protocol="", licence="",
     )  # fmt: skip
     sample, settings = sampler(config, trainer.generator), protocol(config, trainer.generator)
+    return lambda: draw_votes(image, "case", spec, sample, **settings)
 
-    def released() -> Tensor:
-        rng = torch.Generator(device).manual_seed(0)
-        if spec.volumetric:
-            return predict_volume(config, plain.generator, image, rng)
-        return predict_image(config, plain.generator, image[:, 0], rng)
 
-    return {"plain": released, "ours": lambda: draw_votes(image, "case", spec, sample, **settings)}
+def serve(turns: Connection, side: str, name: str, config: Config, device: torch.device) -> None:
+    """Predict once and send the operations; then predict at every request and send the seconds."""
+    predict = predictor(side, name, config, device)
+    with Operations() as count:  # which warms up, too
+        predict()
+    turns.send(count.total)
+    while turns.recv():
+        start = time.perf_counter()
+        predict()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        turns.send(time.perf_counter() - start)
 
 
 def main() -> None:
@@ -69,22 +82,19 @@ def main() -> None:
     for name in options.preset or SHAPES:
         config = preset(name).replace({"training.precision": options.precision})
         config = config.replace({"evaluation.votes": options.votes or config.evaluation.votes})
-        sides = both_sides(name, config, device)
+        work: dict[str, int] = {}
         seconds: dict[str, list[float]] = defaultdict(list)
-        work = {}
-        if device.type == "cuda":  # kernels are loaded and chosen at their first use
-            for predict in both_sides(name, config.replace({"evaluation.votes": 1}), device).values():
-                predict()
-        for repeat in range(options.repeats):
-            for side, predict in sides.items():
-                start = time.perf_counter()
-                with Operations() as count:
-                    predict()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-                seconds[side].append(time.perf_counter() - start)
-                if repeat == 0:
-                    work[side] = count.total
+        turns: dict[str, Connection] = {}
+        for side in SIDES:
+            turns[side], theirs = get_context("spawn").Pipe()
+            get_context("spawn").Process(target=serve, args=(theirs, side, name, config, device), daemon=True).start()
+            theirs.close()  # so that its end is noticed
+            work[side] = turns[side].recv()
+        for side in SIDES * options.repeats:
+            turns[side].send(True)
+            seconds[side].append(turns[side].recv())
+        for side in SIDES:
+            turns[side].send(False)
         votes, steps = config.evaluation.votes, config.diffusion.timesteps
         table = Table(title=f"{name}: {' x '.join(map(str, SHAPES[name][1:]))}, {votes} votes, T = {steps}, {device}")
         for heading in ("", "seconds", "lowest - highest", "TFLOP", "GFLOP/s"):

@@ -17,9 +17,10 @@ from cdal.data import Dataset
 from cdal.diffusion import Diffusion
 from cdal.evaluation import CaseResult, Sample, evaluate
 from cdal.generator import Generator
+from cdal.memory import keep_freed_memory
 
 PASS_PIXELS = {"cpu": 2**16, "cuda": 2**20}
-"""Pixels that go through the generator at once. On a CPU, features of more leave its caches and cost the system new memory."""
+"""Pixels that go through the generator at once. On a CPU, features of more leave its caches."""
 
 
 def sampler(config: Config, generator: Generator) -> Sample:
@@ -30,6 +31,8 @@ def sampler(config: Config, generator: Generator) -> Sample:
     """
     process = config.diffusion
     device = next(generator.parameters()).device
+    if device.type == "cpu":
+        keep_freed_memory()
     diffusion = Diffusion(process.timesteps, process.schedule, process.beta_min, process.beta_max).to(device)
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16")

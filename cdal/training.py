@@ -50,6 +50,7 @@ from cdal.losses import (
     spatial_attention,
     sum_over_workers,
 )
+from cdal.memory import keep_freed_memory
 from cdal.predict import plain_prediction, sampler
 
 LAST, BEST = "last.safetensors", "best.safetensors"
@@ -336,6 +337,8 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
     """
     called = time.perf_counter()
     device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     rank, world = _rank_and_world()
     check_fit(config, dataset.spec, world)
     cases = dataset.split(fold)

@@ -95,10 +95,13 @@ def test_unknown_section_and_preset() -> None:
         preset("brain")
 
 
-def test_a_cheaper_recipe_keeps_what_the_dataset_needs() -> None:
-    published, fast = preset("hippocampus"), preset("hippocampus_fast")
-    for name in ("image_size", "image_channels", "mask_channels", "discriminator", "attention_tap"):
-        assert getattr(fast.model, name) == getattr(published.model, name)
+@pytest.mark.parametrize("name", ["monuseg", "chest_xray", "hippocampus"])
+def test_a_cheaper_recipe_keeps_what_the_dataset_needs(name: str) -> None:
+    published, fast = preset(name), preset(f"{name}_fast")
+    assert fast.training.epochs == published.training.epochs
+    assert fast.training.seed == published.training.seed
+    for field in ("image_size", "image_channels", "mask_channels", "discriminator", "attention_tap", "latent_size"):
+        assert getattr(fast.model, field) == getattr(published.model, field)
     assert fast.diffusion == published.diffusion
     assert fast.evaluation == published.evaluation
 
