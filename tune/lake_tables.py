@@ -33,9 +33,10 @@ SCHEMAS: dict[str, pa.Schema] = {
             "dataset": _TEXT,
             "fold": _WHOLE,
             "kind": _TEXT,  # searched | published | unet
-            "status": _TEXT,  # pending | running | finished | stopped | diverged | failed | interrupted
+            "status": _TEXT,  # pending | running | finished | stopped | infeasible | diverged | failed | interrupted
             "reason": _TEXT,  # why it ended, one sentence
             "error": _TEXT,
+            "parent": _WHOLE,  # number of the trial that it became a copy of (population based training)
             "seed": _WHOLE,
             "epochs": _WHOLE,  # epochs trained
             "validation_dice": _NUMBER,  # best epoch's, cheap validation: what the search maximises
@@ -45,6 +46,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "final_iou": _NUMBER,
             "test_dice": _NUMBER,  # the same on the test split; null until finalists are tested
             "test_iou": _NUMBER,
+            "test_evaluations": _WHOLE,  # times that these settings had been scored on the test split by then; 1 is as it should be
+            "finalist": _TEXT,  # the search's trial whose settings are trained again here; null in a search
+            "search_dice": _NUMBER,  # what made it a finalist: its Dice in the search, final if it had one
             "votes": _WHOLE,
             "uncertainty_correlation": _NUMBER,  # Spearman, over the cases: mean entropy of the votes and 1 - Dice
             "seconds_per_case": _NUMBER,
@@ -53,6 +57,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             "seconds": _NUMBER,
             "gpu_seconds": _NUMBER,
             "cpu_seconds": _NUMBER,
+            "gpu_hours": _NUMBER,  # of training and scoring, of a finished trial; CPU-hours where it took no GPU
+            "cost": _NUMBER,  # of gpu_seconds, at --cost-per-gpu-hour
             "memory_bytes": _WHOLE,  # peak
             "parameters": _WHOLE,  # of the generator
             "workers": _WHOLE,

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +22,14 @@ from cdal.data.remote import local_folder
 from cdal.errors import InputError
 from cdal.training import check_fit
 from tune import space as spaces
+from tune.estimate import Forecast, Pace, forecast
+from tune.improvement import DEFAULT_MIN_IMPROVEMENT
+from tune.population import mutable
+from tune.samplers import SAMPLERS, check_sampler
+from tune.schedulers import POPULATION, SCHEDULERS, check_scheduler
 from tune.space import Space
-from tune.strategy import controls
+from tune.strategy import OBJECTIVES, controls, startup_trials
+from tune.warm_start import WarmStart, gather
 
 DEFAULT_DATASET = "phantom"
 DEFAULT_TRIALS = 8
@@ -43,6 +49,16 @@ class Options:
     epochs: int | None = None
     time_budget: float | None = None
     """Seconds."""
+    gpu_hours: float | None = None
+    cost_per_gpu_hour: float | None = None
+    """In whatever currency."""
+    min_improvement: float | None = None
+    """Dice below which further trials do not pay."""
+    sampler: str = "tpe"
+    scheduler: str = "asha"
+    objectives: tuple[str, ...] = ("dice",)
+    warm_start: str | None = None
+    """An experiment of the lake, or another lake, or an experiment of it."""
     seed: int = 0
     max_concurrent: int | None = None
     workers_per_trial: int = 1
@@ -56,7 +72,9 @@ class Options:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Options:
         """Inverse of `to_dict`."""
-        return cls(**{**values, "sets": tuple(values.get("sets", ()))})
+        known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+        lists = {name: tuple(known.get(name, getattr(cls, name))) for name in ("sets", "objectives")}
+        return cls(**known | lists)
 
 
 class Node(NamedTuple):
@@ -94,6 +112,7 @@ class Plan:
     split: Split
     notes: tuple[str, ...]
     """What was decided for the user, in words."""
+    warm_start: WarmStart = field(default_factory=WarmStart)
 
     @property
     def published(self) -> Config:
@@ -102,19 +121,58 @@ class Plan:
 
     @property
     def trials(self) -> int | None:
-        """How many trials; None where only time ends the search."""
-        if self.options.trials is None and self.options.time_budget is None:
+        """How many trials; None where only a budget ends the search."""
+        if self.options.trials is None and self.options.time_budget is None and self.options.gpu_hours is None:
             return DEFAULT_TRIALS
         return self.options.trials
 
     @property
+    def startup(self) -> int:
+        """Random trials before the sampler's model takes over."""
+        return startup_trials(self.trials, self.resources.at_once)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that one trial holds."""
+        return self.resources.gpus * self.resources.workers
+
+    @property
+    def min_improvement(self) -> float:
+        """Expected gain in Dice below which the search ends."""
+        if len(self.options.objectives) > 1:
+            return 0.0  # what further trials gain is not a matter of Dice alone
+        return DEFAULT_MIN_IMPROVEMENT if self.options.min_improvement is None else self.options.min_improvement
+
+    def forecast(self, pace: Pace) -> Forecast:
+        """What the search is going to take, given how fast a trial is."""
+        options = self.options
+        return forecast(
+            pace,
+            scheduler=options.scheduler,
+            epochs=self.published.training.epochs,
+            grace=self.grace,
+            controls=len(controls(self.space)),
+            trials=self.trials,
+            at_once=self.resources.at_once,
+            gpus=self.gpus,
+            seconds=options.time_budget,
+            gpu_hours=options.gpu_hours,
+            price=options.cost_per_gpu_hour,
+        )
+
+    @property
     def grace(self) -> int:
         """Epochs before a trial may be stopped early."""
-        return max(1, math.ceil(self.published.training.epochs / 6))
+        return grace_epochs(self.published.training.epochs)
+
+    @property
+    def split_hash(self) -> str:
+        """Tells whether two searches have the same cases."""
+        ids = json.dumps([self.split.train, self.split.validation, self.split.test])
+        return hashlib.sha256(ids.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """For experiment.json."""
-        ids = json.dumps([self.split.train, self.split.validation, self.split.test])
         return {
             "dataset": self.dataset.spec.name,
             "fold": self.options.fold,
@@ -123,19 +181,24 @@ class Plan:
             "arguments": self.options.to_dict() | {"data": self.data},
             "seeds": {"search": self.options.seed, "training": self.published.training.seed},
             "split_sizes": {name: len(self.split[name]) for name in ("train", "validation", "test")},
-            "split_hash": hashlib.sha256(ids.encode()).hexdigest(),
+            "split_hash": self.split_hash,
             "protocol": self.dataset.spec.protocol,
             "resources": asdict(self.resources),
-            "versions": {"python": sys.version.split()[0]} | _versions(),
-            "git_commit": _git_commit(),
+            "warm_start": self.warm_start.to_dict(),
+            "versions": versions(),
+            "git_commit": git_commit(),
         }
 
-    def lines(self) -> list[str]:
-        """For `--dry-run` and the start of a search."""
-        spec, split, config = self.dataset.spec, self.split, self.published
+    def lines(self, *, advice: bool = False) -> list[str]:
+        """For `--dry-run`, which also says when to take the sampler and the scheduler, and for the start of a search."""
+        spec, split, config, options = self.dataset.spec, self.split, self.published, self.options
         until = [f"{self.trials} trials"] if self.trials is not None else []
-        if self.options.time_budget is not None:
-            until.append(f"{self.options.time_budget:g} s")
+        if options.time_budget is not None:
+            until.append(f"{options.time_budget:g} s")
+        if options.gpu_hours is not None:
+            until.append(f"{options.gpu_hours:g} GPU-hours")
+        if self.min_improvement > 0:
+            until.append(f"the next ones gain less than {self.min_improvement:g} Dice")
         names = ", ".join(f"{control.number} {control.kind}" for control in controls(self.space))
         shown = [f"dataset     {spec.name}: {spec.protocol}"]
         sizes = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} kept for testing"
@@ -143,17 +206,29 @@ class Plan:
         kind = f"{'volumes' if spec.volumetric else 'images'} of {spec.image_channels} channel{'s' * (spec.image_channels > 1)}"
         shown += [f"cases       {kind}, samples of {spec.image_size} px; classes {', '.join(spec.classes)}"]
         shown += [f"space       {self.space.source}"]
-        shown += [f"            {path}: {p} (published {self.space.published[path]})" for path, p in self.space.parameters.items()]
+        values = config.flatten()
+        shown += [f"            {path}: {p} (published {values[path]})" for path, p in self.space.parameters.items()]
         shown += [f"trials      until {' or '.join(until)}; controls {names}"]
         steps = config.training.steps_per_epoch or "one pass"
         shown += [f"training    {config.training.epochs} epochs of {steps} steps, batch {config.training.batch_size}"]
-        shown += [f"stopping    ASHA, from epoch {self.grace} on"]
-        shown += [f"resources   {self.resources}", f"seed        {self.options.seed}"]
+        shown += [f"objectives  {', '.join(f'{OBJECTIVES[name]} {name}' for name in options.objectives)}"]
+        shown += [f"sampler     {options.sampler}, after {self.startup} random trials"]
+        shown += [f"            {SAMPLERS[options.sampler].advice}"] if advice else []
+        shown += [f"scheduler   {options.scheduler}, from epoch {self.grace} on"]
+        shown += [f"            {SCHEDULERS[options.scheduler].advice}"] if advice else []
+        if options.warm_start is not None:
+            shown += [f"warm start  from {options.warm_start}: {self.warm_start}"]
+        shown += [f"resources   {self.resources}", f"seed        {options.seed}"]
         return shown + [f"note        {note}" for note in self.notes]
 
 
-def make_plan(options: Options, nodes: Sequence[Node]) -> Plan:
-    """Decide everything.
+def grace_epochs(epochs: int) -> int:
+    """Epochs before a trial may be stopped early, of so many in all."""
+    return max(1, epochs // 8)
+
+
+def make_plan(options: Options, nodes: Sequence[Node], root: Path = Path("results")) -> Plan:
+    """Decide everything; `root` is the lake.
 
     Raises:
         InputError: something asked for does not exist, does not fit together, or is more than the cluster has.
@@ -162,14 +237,22 @@ def make_plan(options: Options, nodes: Sequence[Node]) -> Plan:
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+    _check_strategy(options)
     resources = size(options, nodes)
+    if options.gpu_hours is not None and resources.gpus == 0:
+        raise InputError("--gpu-hours limits a search whose trials take no GPU; give --time-budget instead")
     space, notes = _choose_space(options, resources)
+    if options.scheduler == POPULATION and not mutable(space):
+        raise InputError(f"--scheduler pbt changes loss weights and learning rates, but {space.source} searches none; add one")
     options = replace(options, dataset=space.dataset)
     data = None if options.data is None else absolute(options.data)
     dataset = open_dataset(space.dataset, data, **space.options)
     space = space.fitted(dataset.spec)
     check_fit(space.base, dataset.spec, resources.workers)
-    return Plan(options, space, resources, dataset, data, dataset.split(options.fold), tuple(notes))
+    plan = Plan(options, space, resources, dataset, data, dataset.split(options.fold), tuple(notes))
+    if options.warm_start is None:
+        return plan
+    return replace(plan, warm_start=gather(options.warm_start, root, space, plan.split_hash))
 
 
 def remake_plan(description: Mapping[str, Any], options: Options, nodes: Sequence[Node]) -> Plan:
@@ -177,10 +260,27 @@ def remake_plan(description: Mapping[str, Any], options: Options, nodes: Sequenc
     space = spaces.parse(description["space"], str(description["space"].get("source", "experiment.json")))
     dataset = open_dataset(space.dataset, options.data, **space.options)
     split = dataset.split(options.fold)
-    plan = Plan(options, space.fitted(dataset.spec), size(options, nodes), dataset, options.data, split, ())
-    if plan.describe()["split_hash"] != description.get("split_hash"):
+    space = space.fitted(dataset.spec)
+    known = WarmStart.from_dict(description.get("warm_start") or {}, space)
+    plan = Plan(options, space, size(options, nodes), dataset, options.data, split, (), known)
+    if plan.split_hash != description.get("split_hash"):
         raise InputError(f"the cases in {options.data or space.dataset} are not those that the experiment started with")
     return plan
+
+
+def _check_strategy(options: Options) -> None:
+    for name, value in (("gpu-hours", options.gpu_hours), ("cost-per-gpu-hour", options.cost_per_gpu_hour)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{name} is {value:g}; it must be a number above 0")
+    if options.min_improvement is not None and not 0 <= options.min_improvement < 1:
+        raise InputError(f"--min-improvement is {options.min_improvement:g}; it is a difference of Dice, 0 or more and below 1")
+    objectives = options.objectives
+    if objectives[:1] != ("dice",) or len(set(objectives)) < len(objectives) or not set(objectives) <= set(OBJECTIVES):
+        raise InputError(f"--objectives is {','.join(objectives)!r}; name dice first, then any of {', '.join([*OBJECTIVES][1:])}")
+    check_sampler(options.sampler, len(objectives))
+    check_scheduler(options.scheduler)
+    if options.scheduler == POPULATION and (options.trials is None or options.workers_per_trial > 1):
+        raise InputError("--scheduler pbt needs --trials, the size of the population, and trials of one worker")
 
 
 def size(options: Options, nodes: Sequence[Node]) -> Resources:
@@ -293,8 +393,9 @@ def this_machine() -> Node:
     return Node(cpus, torch.cuda.device_count())
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Of Python and of what figures depend on."""
+    found = {"python": sys.version.split()[0]}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
@@ -303,7 +404,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """The commit of the project, with `-dirty` where files differ from it; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

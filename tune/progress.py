@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tune.budget import Budget
 from tune.recorder import Record
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -24,16 +25,21 @@ _TOP = 5
 class Progress:
     """A live display on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, console: Console, *, trials: int | None, epochs: int, time_left: Callable[[], float | None]) -> None:
+    def __init__(
+        self, console: Console, *, trials: int | None, epochs: int, budget: Budget, gpus: float = 0, price: float | None = None
+    ) -> None:
         """Begin to show a search.
 
         Args:
             console: where to.
-            trials: how many there will be; None where only time ends the search.
+            trials: how many there will be; None where only a budget ends the search.
             epochs: of a whole trial.
-            time_left: seconds until training stops; None without a time budget.
+            budget: what is spent and left.
+            gpus: that one trial holds.
+            price: of a GPU-hour.
         """
-        self._console, self._trials, self._epochs, self._time_left = console, trials, epochs, time_left
+        self._console, self._trials, self._epochs, self._budget = console, trials, epochs, budget
+        self._gpus, self._price = gpus, price
         self._started = time.monotonic()
         self._said = self._started
         self._known: set[int] | None = None
@@ -89,7 +95,7 @@ class Progress:
         counts = Counter(record.status for record in records)
         ended = sum(count for status, count in counts.items() if status not in ("pending", "running"))
         parts = [f"{ended} of {self._trials} trials" if self._trials is not None else f"{ended} trials"]
-        details = [f"{counts[status]} {status}" for status in ("stopped", "diverged", "failed") if counts[status]]
+        details = [f"{counts[status]} {status}" for status in ("stopped", "infeasible", "diverged", "failed") if counts[status]]
         if details:
             parts[0] += f" ({', '.join(details)})"
         best = best_of(records)
@@ -102,11 +108,26 @@ class Progress:
         left = self._left(records, ended)
         if left is not None:
             parts.append(f"about {clock(left)} left")
+        if self._gpus:
+            parts.append(self._cost(left, counts["running"]))
         return " · ".join(parts)
+
+    def _cost(self, left: float | None, running: int) -> str:
+        """GPU-hours, and money where their price is known: so far, and by the end if as many trials run as now."""
+
+        def told(hours: float) -> str:
+            return f"{hours:.2f}" if self._price is None else f"{hours:.2f} ({hours * self._price:.2f})"
+
+        spent = self._budget.spent
+        if left is None:
+            return f"{told(spent)} GPU-hours"
+        whole = spent + left * self._gpus * running / 3600
+        limit = self._budget.gpu_hours_left
+        return f"{told(spent)} of about {told(whole if limit is None else min(whole, spent + max(limit, 0)))} GPU-hours"
 
     def _left(self, records: Sequence[Record], ended: int) -> float | None:
         """Until the time budget is used up, or until all trials have ended if they go on as they did."""
-        limit = self._time_left()
+        limit = self._budget.left
         if self._trials is None:
             return None if limit is None else max(limit, 0.0)
         halves = sum(max(r.dice, default=0) / self._epochs for r in records if r.status == "running")

@@ -22,11 +22,12 @@ from cdal.config import Config
 from cdal.training import BEST, history
 from tune.results import Lake, LakeWarning, Writer
 from tune.space import Space
-from tune.strategy import STATES, Curve, Outcome, Proposal
+from tune.status import ACTIVE, ENDED, FAILED, INTERRUPTED, PENDING, RUNNING, STOPPED
+from tune.strategy import Curve, Outcome, Proposal
 from tune.trial import Message, curve, metrics_row, trial_id
+from tune.warm_start import costs_of
 
 Row = dict[str, Any]
-_ACTIVE = ("pending", "running")
 _RETRY_SECONDS = 5.0
 
 
@@ -57,6 +58,17 @@ class Record:
         """(epoch, best Dice so far)."""
         return curve(self.dice)
 
+    @property
+    def seconds_so_far(self) -> float:
+        """Of start-up, training, validation and scoring."""
+        return sum(self.seconds.values()) + (self.row.get("startup_seconds") or 0.0) + (self.row.get("scoring_seconds") or 0.0)
+
+    def adopt(self, parent: int, settings: Mapping[str, Any]) -> None:
+        """The trial goes on as a copy of another: what it reached before counts no more."""
+        self.dice, self.seconds = {}, {}
+        self.row |= {"parent": parent, "validation_dice": None, "validation_iou": None, "best_epoch": None}
+        self.row |= {f"config.{path}": value for path, value in settings.items()}
+
     def take(self, epochs: Iterable[Mapping[str, Any]]) -> None:
         """Take rows of the metrics table, new or repeated."""
         for epoch in sorted(epochs, key=lambda row: int(row["epoch"])):
@@ -73,7 +85,7 @@ class Record:
 class Recorder:
     """All trials of a search, in memory and in the lake."""
 
-    def __init__(self, root: Path, experiment: str, common: Row, *, gpus: float = 0) -> None:
+    def __init__(self, root: Path, experiment: str, common: Row, *, gpus: float = 0, price: float | None = None) -> None:
         """Open an experiment of the lake.
 
         Args:
@@ -81,8 +93,9 @@ class Recorder:
             experiment: a name that is in it.
             common: columns of the trials table that all trials share.
             gpus: GPUs that one trial takes.
+            price: of a GPU-hour.
         """
-        self._root, self._experiment, self._common, self._gpus = root, experiment, common, gpus
+        self._root, self._experiment, self._common, self._gpus, self._price = root, experiment, common, gpus, price
         self._records: dict[int, Record] = {}
         self._earlier_cpu: dict[int, float] = {}
         self._lock = threading.Lock()
@@ -117,32 +130,38 @@ class Recorder:
                 continue
             record = Record({name: value for name, value in row.items() if value is not None and name != "recorded_at"})
             record.take(epochs.get(row["trial_id"], []))
-            state = STATES.get(record.status)
-            if state is None:
+            status = record.status if record.status in ENDED else None
+            if status is None:
                 missing = [metrics_row(record.number, report) for report in history(self.folder(record.number))]
                 record.take(missing)
                 self._orders.put([("metrics", missing)])
             self._records[record.number] = record
             self._earlier_cpu[record.number] = record.row.get("cpu_seconds") or 0.0
-            outcomes.append(Outcome(_proposal(record, space), state, record.curve))
+            outcomes.append(Outcome(_proposal(record, space), status, record.curve, costs_of(record.row)))
         return outcomes
 
-    def propose(self, proposal: Proposal, config: Config) -> None:
-        """A trial is coming. Its row is safe when this returns, so that its number is never given to another."""
+    def propose(self, proposal: Proposal, config: Config, own: Mapping[str, Any] | None = None) -> None:
+        """A trial is coming. Its row is safe when this returns, so that its number is never given to another.
+
+        Args:
+            proposal: the trial.
+            config: its whole configuration.
+            own: further columns of the trials table, which this trial does not share with the others.
+        """
         with self._lock:
             record = self._records.setdefault(proposal.number, Record({}))
             record.row |= self._common | {
                 "trial_id": trial_id(proposal.number),
                 "number": proposal.number,
                 "kind": proposal.kind,
-                "status": "pending",
+                "status": PENDING,
                 "reason": None,
                 "error": None,
                 "seed": config.training.seed,
                 "restarts": record.row.get("restarts", 0),
                 "proposed_at": datetime.now(UTC),
             }
-            record.row |= {f"config.{path}": value for path, value in config.flatten().items()}
+            record.row |= {f"config.{path}": value for path, value in config.flatten().items()} | dict(own or {})
             row = dict(record.row)
         self._writer.append("trials", row)
         self._writer.flush()
@@ -152,14 +171,14 @@ class Recorder:
         with self._lock:
             row = self._common | {"trial_id": trial_id(proposal.number), "number": proposal.number, "kind": proposal.kind}
             row |= {f"config.{path}": value for path, value in proposal.values.items()}
-            self._records[proposal.number] = Record(row | {"status": "failed", "reason": reason})
+            self._records[proposal.number] = Record(row | {"status": FAILED, "reason": reason})
             self._save(self._records[proposal.number])
 
     def start(self, number: int) -> None:
         """A worker has taken the trial up."""
         with self._lock:
             record = self._records[number]
-            record.row["status"] = "running"
+            record.row["status"] = RUNNING
             record.row.setdefault("started_at", datetime.now(UTC))
             self._save(record)
 
@@ -169,6 +188,9 @@ class Recorder:
             record = self._records[number]
             row, best = record.row, record.row.get("validation_dice")
             epochs = message.get("epochs", [])
+            if message.get("parent") is not None:
+                record.adopt(message["parent"], message["settings"])
+                best = None
             record.take(epochs)
             row |= {name: message[name] for name in ("host", "device") if name in message}
             row["cpu_seconds"] = self._earlier_cpu.get(number, 0.0) + message.get("cpu_seconds", 0.0)
@@ -192,7 +214,7 @@ class Recorder:
         """A trial ended without a last message of its own; one that had a last message keeps it."""
         with self._lock:
             record = self._records[number]
-            if record.status in _ACTIVE:
+            if record.status in ACTIVE:
                 self._end(record, status, reason, error)
 
     def restarted(self, number: int) -> None:
@@ -205,7 +227,7 @@ class Recorder:
     def interrupt(self, reason: str) -> None:
         """The search ends before its trials do."""
         for record in self.snapshot():
-            self.end(record.number, "interrupted", reason)
+            self.end(record.number, INTERRUPTED, reason)
 
     def close(self) -> None:
         """Write what is left."""
@@ -217,10 +239,11 @@ class Recorder:
         self, record: Record, status: str, reason: str, error: str | None, rows: list[tuple[str, list[Row]]] | None = None
     ) -> None:
         row = record.row
-        extra = (row.get("startup_seconds") or 0.0) + (row.get("scoring_seconds") or 0.0)
-        seconds = sum(record.seconds.values()) + extra
+        seconds = record.seconds_so_far
         row |= {"status": status, "reason": reason, "error": error, "ended_at": datetime.now(UTC)}
         row |= {"seconds": seconds, "gpu_seconds": seconds * self._gpus}
+        if self._price is not None:
+            row["cost"] = row["gpu_seconds"] / 3600 * self._price
         self._save(record, rows)
 
     def _save(self, record: Record, before: list[tuple[str, list[Row]]] | None = None) -> None:
@@ -231,7 +254,7 @@ class Recorder:
             *before, (table, rows) = order
             for name, earlier in before:
                 self._writer.append(name, earlier)
-            if before and table == "trials" and rows[0]["status"] not in _ACTIVE:
+            if before and table == "trials" and rows[0]["status"] not in ACTIVE:
                 self._flush()
             self._writer.append(table, rows)
 
@@ -261,13 +284,13 @@ class RecordingCallback(Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A message came; Tune shall not keep its rows and pictures."""
         message = result.pop("payload")
-        if "trial" in message:
+        if "scoring_seconds" in message.get("trial", ()):
             self._saw_scoring(message["trial"]["scoring_seconds"])
         self._recorder.take(trial.config["number"], message)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended: by its own last message, or because it was stopped."""
-        self._recorder.end(trial.config["number"], "stopped", self._why_stopped(trial.trial_id))
+        self._recorder.end(trial.config["number"], STOPPED, self._why_stopped(trial.trial_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and Tune starts the trial again."""
@@ -276,9 +299,9 @@ class RecordingCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune gave a trial up."""
         lines = str(trial.get_pickled_error() or trial.get_error() or "its worker died again and again").splitlines()
-        self._recorder.end(trial.config["number"], "failed", f"its worker died: {lines[0][:300]}", "\n".join(lines))
+        self._recorder.end(trial.config["number"], FAILED, f"its worker died: {lines[0][:300]}", "\n".join(lines))
 
 
 def _proposal(record: Record, space: Space) -> Proposal:
     values = {path: record.row[f"config.{path}"] for path in space.parameters if f"config.{path}" in record.row}
-    return Proposal(record.number, str(record.row["kind"]), space.values_of(space.config(values)))
+    return Proposal(record.number, str(record.row["kind"]), space.active(values))

@@ -40,11 +40,14 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tune.plan import Options, Plan
+    from tune.plan import Node, Options, Plan
     from tune.recorder import Record
 
 DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
-_ON_RESUME = ("trials", "time_budget", "data", "max_concurrent", "workers_per_trial", "cpus_per_worker", "gpus_per_worker")
+_ON_RESUME = (
+    "trials", "time_budget", "gpu_hours", "cost_per_gpu_hour", "min_improvement", "data", "max_concurrent",
+    "workers_per_trial", "cpus_per_worker", "gpus_per_worker",
+)  # fmt: skip
 _NEWEST = ""  # --resume without a name
 
 
@@ -68,9 +71,28 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--fold", type=int, help="which fold's training and validation cases to use (default: 0)")
     what.add_argument("--epochs", type=int, help="length of a whole trial (default: the space's)")
-    how = found.add_argument_group("how long")
-    how.add_argument("--trials", type=int, help="how many, controls included (default: 8, or as many as the time budget allows)")
-    how.add_argument("--time-budget", metavar="TIME", help="90s, 30m, 2h, 1h30m: stop then, with the best trial fully scored")
+    long = found.add_argument_group("how long")
+    long.add_argument("--trials", type=int, help="how many, controls included (default: 8, or as many as the budgets allow)")
+    long.add_argument("--time-budget", metavar="TIME", help="90s, 30m, 2h, 1h30m: stop then, with the best trial fully scored")
+    long.add_argument(
+        "--gpu-hours", type=float, metavar="N", help="stop when the trials have taken that many, all sessions together"
+    )
+    long.add_argument("--cost-per-gpu-hour", type=float, metavar="N", help="to show what the search costs, in any currency")
+    long.add_argument(
+        "--min-improvement",
+        type=float,
+        metavar="DICE",
+        help="end when the next ten trials are not expected to raise the best Dice by this much (default: 0.001; 0: never)",
+    )
+    how = found.add_argument_group("how (docs/search.md has a paragraph of advice on each)")
+    how.add_argument("--sampler", metavar="NAME", help="tpe (default), gp, cmaes, random, quasirandom, nsga2")
+    how.add_argument("--scheduler", metavar="NAME", help="asha (default), hyperband, median, pbt, none")
+    how.add_argument(
+        "--objectives",
+        metavar="LIST",
+        help="dice (default), or dice with seconds_per_case, gpu_hours or both, by commas: the front of the best trade-offs",
+    )
+    how.add_argument("--warm-start", metavar="FROM", help="learn from an earlier experiment of the lake, or from another lake")
     how.add_argument("--seed", type=int, help="of the search and of every training (default: 0)")
     where = found.add_argument_group("with what")
     where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
@@ -82,7 +104,8 @@ def parser() -> argparse.ArgumentParser:
     keep.add_argument("--storage", default="results", metavar="FOLDER", help="results lake (default: results)")
     keep.add_argument("--name", help="of the experiment (default: the dataset and the time)")
     keep.add_argument("--resume", nargs="?", const=_NEWEST, metavar="NAME", help="go on with an experiment (default: the newest)")
-    keep.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    keep.add_argument("--repeat", metavar="NAME", help="run an experiment of the lake again, as it was started, under a new name")
+    keep.add_argument("--dry-run", action="store_true", help="print what would be done and what it is expected to take, and stop")
     return found
 
 
@@ -119,21 +142,28 @@ def search(given: argparse.Namespace, console: Console) -> int:
     if given.resume is not None:
         name = _resumed_name(given, root)
         description = dict(read_experiment(root, name).description)
+        if "finalists" in description:
+            raise InputError(f"{name} holds finalists; go on with: python tune/finalists.py --experiment {description['source']}")
     options = _options(given, description)
+    if given.repeat is not None:
+        options = _repeated(given, root, console)
 
     machine = None if given.address else this_machine()
     if machine is None:
         connect(given.address, this=None)
     nodes = cluster_nodes() if machine is None else [machine]
-    plan = make_plan(options, nodes) if description is None else remake_plan(description, options, nodes)
+    plan = make_plan(options, nodes, root) if description is None else remake_plan(description, options, nodes)
     if given.dry_run:
-        _print_plan(plan, name, console)
+        _print_plan(plan, name, console, advice=True)
+        _print_forecast(plan, machine, console)
         return DONE
     if description is None:
         name = name or f"{plan.dataset.spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
         create_experiment(root, name, plan.describe())
     with hold(root / name / "tune"):
         _print_plan(plan, name, console)
+        if description is None:
+            _print_forecast(plan, machine, console)
         session = Session(plan, root, name, machine=machine, address=given.address)
         budget = options.time_budget
         if budget is not None and description is not None and given.time_budget is None:
@@ -161,6 +191,8 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
         said["sets"] = tuple(said["sets"])
     if "time_budget" in said:
         said["time_budget"] = parse_duration(said["time_budget"])
+    if "objectives" in said:
+        said["objectives"] = tuple(said["objectives"].split(","))
     if description is None:
         return Options(**said)
     for name in said:
@@ -172,18 +204,44 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
     return replace(Options.from_dict(description["arguments"]), **said)
 
 
+def _repeated(given: argparse.Namespace, root: Path, console: Console) -> Options:
+    """What an experiment was started with; says where this machine's versions are not those of then."""
+    from tune.plan import Options, git_commit, versions
+
+    asked = [name for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__]
+    if asked or given.resume is not None:
+        raise InputError(
+            f"--repeat runs {given.repeat} as it was started; leave out --{(asked or ['resume'])[0].replace('_', '-')}"
+        )
+    description = read_experiment(root, given.repeat).description
+    now = versions() | {"git commit": git_commit()}
+    then = dict(description.get("versions", {})) | {"git commit": description.get("git_commit")}
+    for name in now:
+        if then.get(name) != now[name]:
+            console.print(f"note        {name} was {then.get(name)} then and is {now[name]} now; figures may differ", markup=False)
+    return Options.from_dict(description["arguments"])
+
+
 def _resumed_name(given: argparse.Namespace, root: Path) -> str:
     if given.resume != _NEWEST or given.name:
         return str(given.resume or given.name)
-    experiments = load(root).experiments
+    experiments = [experiment for experiment in load(root).experiments if "finalists" not in experiment.description]
+    if not experiments:
+        raise InputError(f"{root} holds no search to go on with")
     return max(experiments, key=lambda experiment: str(experiment.description.get("created_at", ""))).name
 
 
-def _print_plan(plan: Plan, name: str, console: Console) -> None:
+def _print_plan(plan: Plan, name: str, console: Console, *, advice: bool = False) -> None:
     if name:
         console.print(f"experiment  {name}", markup=False)
-    for line in plan.lines():
+    for line in plan.lines(advice=advice):
         console.print(line, markup=False)
+
+
+def _print_forecast(plan: Plan, machine: Node | None, console: Console) -> None:
+    from tune.session import measure_pace
+
+    console.print(f"estimate    {plan.forecast(measure_pace(plan, machine))}", markup=False)
 
 
 def _print_interrupted(given: argparse.Namespace, name: str, console: Console) -> None:

@@ -19,15 +19,22 @@ from typing import Any
 
 import ray
 import ray.tune
+import torch
 from rich.console import Console
 
 from cdal.config import Config
 from cdal.errors import InputError
+from tune.budget import Budget
+from tune.estimate import Pace, calibrate
+from tune.improvement import why_enough
 from tune.plan import Node, Plan
+from tune.population import PopulationTraining
 from tune.progress import Progress, best_of
 from tune.recorder import Record, Recorder, RecordingCallback
 from tune.results import load
-from tune.strategy import UNET, Asha, Deadline, Proposal, Queue, Study, TruthfulSearcher, startup_trials
+from tune.schedulers import POPULATION, EarlyStopping, make_scheduler
+from tune.status import SEARCHED, UNET
+from tune.strategy import Proposal, Queue, Study, TruthfulSearcher
 from tune.trial import RESTARTS, CdalTrial, TrialSettings, score, trial_id
 
 _QUIET = {
@@ -66,9 +73,25 @@ class Session:
         self._tune_folder = root / name / "tune"
         resources, config = plan.resources, plan.published
         common = {"dataset": plan.dataset.spec.name, "fold": plan.options.fold, "workers": resources.workers}
-        self.recorder = Recorder(root, name, common, gpus=resources.gpus * resources.workers)
-        self.study = Study(plan.space, seed=plan.options.seed, startup=startup_trials(plan.trials))
-        self._asha = Asha(epochs=config.training.epochs, grace=plan.grace, reduction=3)
+        options = plan.options
+        self.recorder = Recorder(root, name, common, gpus=plan.gpus, price=options.cost_per_gpu_hour)
+        self.study = Study(
+            plan.space,
+            seed=options.seed,
+            startup=plan.startup,
+            sampler=options.sampler,
+            objectives=options.objectives,
+            journal=self._tune_folder / "optuna-journal.log",
+        )
+        for outcome in plan.warm_start.told:
+            self.study.add_ended(outcome)
+        self._population = options.scheduler == POPULATION
+        self._scheduler: EarlyStopping | PopulationTraining = (
+            PopulationTraining(plan.space, interval=plan.grace, seed=options.seed)
+            if self._population
+            else make_scheduler(options.scheduler, epochs=config.training.epochs, grace=plan.grace)
+        )
+        self._enough: tuple[int, str | None] = (0, None)
         self._interrupted = threading.Event()
         self._used = self._read_clock()
 
@@ -84,15 +107,23 @@ class Session:
             Interrupted: somebody asked for the end; all is saved.
         """
         earlier = self.recorder.restore(load(self.root), self.plan.space) if resume else []
-        self._asha.replay(earlier)
-        queue = Queue.start(self.plan.space, self.study, self.plan.trials, earlier)
-        deadline = Deadline(budget, epochs=self.plan.published.training.epochs)
+        self._scheduler.replay(earlier)
+        queue = Queue.start(self.plan.space, self.study, self.plan.trials, earlier, self.plan.warm_start.hints)
+        limits = Budget(
+            seconds=budget,
+            epochs=self.plan.published.training.epochs,
+            gpu_hours=self.plan.options.gpu_hours,
+            gpus=self.plan.gpus,
+            spent=self.plan.gpus * sum(record.seconds_so_far for record in self.recorder.snapshot()) / 3600,
+        )
         try:
             with self._signals():
-                if not queue.empty and not deadline.over:
+                if not queue.empty and not limits.over and (queue.waiting or self.why_enough() is None):
                     self._connect()
-                    self._run_tune(console, queue, deadline)
+                    self._run_tune(console, queue, limits)
                 self._score_best()
+            if not queue.empty and not limits.over and self.why_enough() is not None:
+                console.print(f"the search ends: {self.why_enough()}", markup=False)
         except (Interrupted, KeyboardInterrupt):
             self.recorder.interrupt("the search was interrupted")
             raise Interrupted from None
@@ -116,6 +147,7 @@ class Session:
             workers=plan.resources.workers,
             cpus=plan.resources.cpus,
             gpus=plan.resources.gpus,
+            population=self._population and proposal.kind == SEARCHED,
         )
 
     def _configure(self, proposal: Proposal) -> dict[str, Any]:
@@ -124,9 +156,18 @@ class Session:
         settings = self.settings(proposal, config)
         return {"number": proposal.number, "kind": proposal.kind, "settings": settings.to_json()}
 
-    def _run_tune(self, console: Console, queue: Queue, deadline: Deadline) -> None:
+    def why_enough(self) -> str | None:
+        """Why no further trial pays; None where it does. Looked at anew whenever another trial has ended."""
+        if self.plan.min_improvement == 0:
+            return None
+        dice = self.study.sampled
+        if len(dice) > self._enough[0]:
+            self._enough = len(dice), why_enough(dice, self.plan.min_improvement)
+        return self._enough[1]
+
+    def _run_tune(self, console: Console, queue: Queue, limits: Budget) -> None:
         """Let Ray Tune run in a thread; show how it goes until it is done."""
-        tuner = self._tuner(queue, deadline)
+        tuner = self._tuner(queue, limits)
         problems: list[BaseException] = []
 
         def fit() -> None:
@@ -137,7 +178,9 @@ class Session:
 
         thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
         epochs = self.plan.published.training.epochs
-        with Progress(console, trials=self.plan.trials, epochs=epochs, time_left=lambda: deadline.left) as progress:
+        price = self.plan.options.cost_per_gpu_hour
+        shown = Progress(console, trials=self.plan.trials, epochs=epochs, budget=limits, gpus=self.plan.gpus, price=price)
+        with shown as progress:
             thread.start()
             saved = time.monotonic()
             while thread.is_alive() and not self._interrupted.is_set():
@@ -152,20 +195,23 @@ class Session:
         if problems:
             raise problems[0]
 
-    def _tuner(self, queue: Queue, deadline: Deadline) -> ray.tune.Tuner:
+    def _tuner(self, queue: Queue, limits: Budget) -> ray.tune.Tuner:
         resources = self.plan.resources
 
         def why_stopped(tune_id: str) -> str:
-            return "the time budget was used up" if tune_id in deadline.stopped else "behind the others at the same epoch"
+            return limits.stopped.get(tune_id, "behind the others at the same epoch")
 
-        searcher = TruthfulSearcher(queue, self._configure, self.recorder.refuse, lambda: deadline.over)
+        def over() -> bool:
+            return limits.over or (not queue.waiting and self.why_enough() is not None)
+
+        searcher = TruthfulSearcher(queue, self._configure, self.recorder.refuse, over)
         return ray.tune.Tuner(
             CdalTrial,
             tune_config=ray.tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=self._asha,
+                scheduler=self._scheduler,
                 num_samples=-1,  # the searcher says when there are enough
-                max_concurrent_trials=resources.at_once,
+                max_concurrent_trials=self.plan.trials if self._population else resources.at_once,
                 reuse_actors=resources.workers == 1,
                 trial_name_creator=lambda trial: f"trial_{trial_id(trial.config['number'])}",
                 trial_dirname_creator=lambda trial: trial_id(trial.config["number"]),
@@ -173,8 +219,8 @@ class Session:
             run_config=ray.tune.RunConfig(
                 name="ray",
                 storage_path=str(self._tune_folder.absolute()),
-                callbacks=[RecordingCallback(self.recorder, why_stopped, deadline.saw_scoring)],
-                stop=deadline,
+                callbacks=[RecordingCallback(self.recorder, why_stopped, limits.saw_scoring)],
+                stop=limits,
                 failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
                 verbose=0,
             ),
@@ -239,6 +285,28 @@ class Session:
         temporary = self._clock_file().with_suffix(".tmp")
         temporary.write_text(f"{self._used + time.monotonic() - self._started:.1f}")
         temporary.replace(self._clock_file())
+
+
+def measure_pace(plan: Plan, machine: Node | None) -> Pace:
+    """Time the published settings as one trial's workers will run them, on a cluster in one of its workers."""
+    share = plan.published.training.batch_size // plan.resources.workers
+    config = plan.published.replace({"training.batch_size": share})
+    on_gpu = plan.resources.gpus > 0
+    if machine is not None and not on_gpu:
+        return _pace(plan, config, "cpu")
+    connect(None, this=machine)
+    task = ray.remote(_pace).options(num_cpus=plan.resources.cpus, num_gpus=plan.resources.gpus)
+    found: Pace = ray.get(task.remote(plan, config, "cuda" if on_gpu else "cpu"))
+    return found
+
+
+def _pace(plan: Plan, config: Config, device: str) -> Pace:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(plan.resources.cpus)))
+    try:
+        return calibrate(config, plan.dataset, fold=plan.options.fold, device=device)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def trial_config(plan: Plan, proposal: Proposal) -> Config:

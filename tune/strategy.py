@@ -1,33 +1,43 @@
-"""What to try next and what to stop: Optuna behind Ray Tune's searcher interface, ASHA, and the time budget.
+"""What to try next: Optuna behind Ray Tune's searcher interface, told the truth.
 
-Told to Optuna: COMPLETE for a finished trial, PRUNED with all intermediate values for one that was stopped early, FAIL for one that
-crashed or diverged. (Ray's own OptunaSearch tells COMPLETE at the last value of a stopped trial, which teaches the sampler that
-slow starters are bad.) The value of a trial is its best validation Dice so far; early stopping goes by the same figure.
+| a trial                         | is told to Optuna as                                                              |
+| ------------------------------- | --------------------------------------------------------------------------------- |
+| finished                        | COMPLETE, at its best validation Dice (or at all objectives)                      |
+| stopped early                   | PRUNED, with all intermediate values                                              |
+| out of memory                   | PRUNED, infeasible: it breaks a constraint, so the sampler keeps away from there  |
+| crashed, or diverged            | FAIL                                                                              |
 
-The sampler is seeded for every proposal by (seed, number), so proposal n depends on what was told before it and on nothing else: a
-resumed search goes on as if it had not been cut.
+(Ray's own OptunaSearch tells COMPLETE at the last value of a stopped trial, which teaches the sampler that slow starters are bad.)
+The value of a trial is its best validation Dice so far; early stopping goes by the same figure, also where there are several
+objectives.
 """
 
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import optuna
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.stopper import Stopper
 
 from cdal.errors import InputError
-from tune.space import Space, from_optuna, to_optuna
+from tune.samplers import make_sampler
+from tune.space import Space, to_optuna
+from tune.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET
 
-PUBLISHED, UNET, SEARCHED = "published", "unet", "searched"
+OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
+    "dice": "maximize",
+    "seconds_per_case": "minimize",
+    "gpu_hours": "minimize",
+}
+"""Best validation Dice; seconds for one case by the full protocol; hours times GPUs, or CPUs where a trial takes no GPU."""
+
 Curve = Sequence[tuple[int, float]]
 """(epoch, best validation Dice so far), one per epoch."""
 
@@ -44,52 +54,79 @@ class Proposal:
 
 
 class Outcome(NamedTuple):
-    """What is known of a trial of an earlier session."""
+    """What is known of a trial of an earlier session, or of another experiment."""
 
     proposal: Proposal
-    state: TrialState | None
-    """None: not finished, to be continued."""
+    status: str | None
+    """One of `tune.status.ENDED`; None: to be continued."""
     curve: Curve
+    costs: Mapping[str, float] = {}
+    """Objectives other than Dice, of a finished trial."""
 
 
-def startup_trials(trials: int | None) -> int:
-    """How many random proposals come before the model: a quarter of the search, within bounds."""
+def startup_trials(trials: int | None, at_once: int = 1) -> int:
+    """How many random proposals come before the model: a quarter of the search, within bounds, and no fewer than run at once."""
     least, most = _STARTUP
-    return most if trials is None else min(max(trials // 4, least), most)
+    quarter = most if trials is None else min(max(trials // 4, least), most)
+    return max(quarter, at_once if trials is None else min(at_once, trials // 2))
 
 
 class Study:
     """An Optuna study that is told the truth. Knows nothing of Ray."""
 
-    def __init__(self, space: Space, *, seed: int, startup: int) -> None:
-        self._space, self._seed, self._startup = space, seed, startup
+    def __init__(
+        self,
+        space: Space,
+        *,
+        seed: int,
+        startup: int,
+        sampler: str = "tpe",
+        objectives: Sequence[str] = ("dice",),
+        journal: Path | None = None,
+    ) -> None:
+        """Begin an empty study.
+
+        Args:
+            space: what is searched.
+            seed: of the search.
+            startup: random proposals before the model takes over.
+            sampler: one of `tune.samplers.SAMPLERS`.
+            objectives: of `OBJECTIVES`; the first must be Dice.
+            journal: file for other programs, such as optuna-dashboard, that gets every ended trial; written anew.
+        """
+        self._space, self._seed, self._startup, self._name, self._objectives = space, seed, startup, sampler, tuple(objectives)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # about `group`
-        self.optuna = optuna.create_study(direction="maximize", sampler=self._sampler(0))
+        directions = [OBJECTIVES[name] for name in objectives]
+        self.optuna = optuna.create_study(directions=directions, sampler=self._sampler(0))
+        self._journal = None if journal is None else _open_journal(journal, directions, objectives)
         self._open: dict[int, optuna.Trial] = {}
+        self._sampled: dict[int, float | None] = {}
         self._reported: dict[int, dict[int, float]] = {}
 
     def propose(self, number: int) -> Proposal:
         """The next values to try."""
         self.optuna.sampler = self._sampler(number)
-        trial = self.optuna.ask(self._space.distributions)
-        self._open[number], self._reported[number] = trial, {}
-        return Proposal(number, SEARCHED, from_optuna(self._space, trial.params))
+        trial = self.optuna.ask()
+        self._open[number], self._reported[number], self._sampled[number] = trial, {}, None
+        return Proposal(number, SEARCHED, self._space.suggest(trial))
 
     def add(self, proposal: Proposal, curve: Curve = ()) -> None:
         """Take up a trial that was not drawn here: published values, or one of an earlier session. The U-Net is not told."""
         if proposal.kind == UNET or not self._space.contains(proposal.values):
             return
         self.optuna.enqueue_trial(to_optuna(proposal.values))
-        self._open[proposal.number] = self.optuna.ask(self._space.distributions)
-        self._reported[proposal.number] = {}
+        trial = self.optuna.ask()
+        self._space.suggest(trial)
+        self._open[proposal.number], self._reported[proposal.number] = trial, {}
+        if proposal.kind == SEARCHED and proposal.number >= 0:
+            self._sampled[proposal.number] = None
         self.report(proposal.number, curve)
 
     def add_ended(self, outcome: Outcome) -> None:
-        """Take up a trial that ended in an earlier session."""
+        """Take up a trial that ended in an earlier session, or in another experiment."""
         self.add(outcome.proposal, outcome.curve)
-        assert outcome.state is not None
-        self.end(outcome.proposal.number, outcome.state)
+        assert outcome.status is not None
+        self.end(outcome.proposal.number, outcome.status, outcome.costs)
 
     def report(self, number: int, curve: Curve) -> None:
         """Take the values of some epochs; those known already are ignored."""
@@ -97,32 +134,82 @@ class Study:
             return
         for epoch, value in curve:
             if epoch not in self._reported[number] and math.isfinite(value):
-                self._open[number].report(value, epoch)
+                if len(self._objectives) == 1:  # Optuna has no intermediate values where there are several
+                    self._open[number].report(value, epoch)
                 self._reported[number][epoch] = value
 
-    def end(self, number: int, state: TrialState) -> None:
-        """Tell how a trial ended; one without any value failed, whatever it says."""
+    def end(self, number: int, status: str, costs: Mapping[str, float] | None = None) -> None:
+        """Tell how a trial ended; one without any value failed, whatever it says.
+
+        Args:
+            number: of the trial.
+            status: one of `tune.status.ENDED`.
+            costs: of a finished trial, the objectives other than Dice.
+        """
         trial = self._open.pop(number, None)
         if trial is None:
             return
-        values = self._reported.pop(number)
-        if not values or state == TrialState.FAIL:
-            self.optuna.tell(trial, state=TrialState.FAIL)
-        elif state == TrialState.PRUNED:
+        curve = self._reported.pop(number)
+        if number in self._sampled and curve:
+            self._sampled[number] = max(curve.values())
+        values = {"dice": max(curve.values(), default=math.nan)} | dict(costs or {})
+        told = [values.get(name, math.nan) for name in self._objectives]
+        if status == INFEASIBLE:
+            trial.set_constraint("memory", 1.0)
             self.optuna.tell(trial, state=TrialState.PRUNED)
+        elif status == STOPPED and curve:
+            self.optuna.tell(trial, state=TrialState.PRUNED)
+        elif status == FINISHED and all(map(math.isfinite, told)):
+            self.optuna.tell(trial, told)
         else:
-            self.optuna.tell(trial, max(values.values()))
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        if self._journal is not None:
+            self._write_down(self.optuna.trials[trial.number], number, status)
 
-    def _sampler(self, number: int) -> optuna.samplers.TPESampler:
-        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        return optuna.samplers.TPESampler(
-            n_startup_trials=self._startup, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
+    @property
+    def sampled(self) -> list[float]:
+        """Best Dice of this search's trials but the controls, in order of proposal, up to the first that still runs.
+
+        (Of those behind it mostly the bad ones have ended, stopped early; they would say too little of what is coming.)
+        """
+        before = min((number for number in self._sampled if number in self._open), default=math.inf)
+        return [dice for number, dice in sorted(self._sampled.items()) if number < before and dice is not None]
+
+    def _write_down(self, trial: optuna.trial.FrozenTrial, number: int, status: str) -> None:
+        """A copy for the journal, without what samplers keep for themselves."""
+        assert self._journal is not None
+        try:
+            self._journal.add_trial(
+                optuna.trial.create_trial(
+                    state=trial.state,
+                    values=trial.values,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    intermediate_values=trial.intermediate_values,
+                    user_attrs={"trial": number, "status": status},
+                )
+            )
+        except OSError as error:
+            warnings.warn(f"Optuna's journal lacks trial {number}: {error}", stacklevel=2)
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return make_sampler(self._name, seed=self._seed, number=number, startup=self._startup, objectives=len(self._objectives))
+
+
+def _open_journal(path: Path, directions: Sequence[Literal["maximize", "minimize"]], objectives: Sequence[str]) -> optuna.Study:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.create_study(directions=directions, storage=storage, study_name=path.parent.parent.name)
+        study.set_metric_names(list(objectives))
+    return study
 
 
 @dataclass
 class Queue:
-    """Which trials come: those cut in an earlier session, the controls, then samples, until there are enough."""
+    """Which trials come: those cut in an earlier session, controls, hints from elsewhere, then samples, until there are enough."""
 
     space: Space
     study: Study
@@ -131,22 +218,39 @@ class Queue:
     waiting: list[Proposal] = field(default_factory=list)
 
     @classmethod
-    def start(cls, space: Space, study: Study, trials: int | None, earlier: Sequence[Outcome] = ()) -> Queue:
-        """The queue of a new search, or of one that goes on."""
+    def start(
+        cls,
+        space: Space,
+        study: Study,
+        trials: int | None,
+        earlier: Sequence[Outcome] = (),
+        hints: Sequence[Mapping[str, Any]] = (),
+    ) -> Queue:
+        """The queue of a new search, or of one that goes on.
+
+        Args:
+            space: what is searched.
+            study: where proposals come from.
+            trials: how many in all; None for as many as there is time for.
+            earlier: trials of earlier sessions.
+            hints: settings to try right after the controls.
+        """
         queue = cls(space, study, trials)
         for outcome in earlier:
-            if outcome.state is not None:
+            if outcome.status is not None:
                 study.add_ended(outcome)
         for outcome in earlier:
-            if outcome.state is None:
+            if outcome.status is None:
                 study.add(outcome.proposal, outcome.curve)
                 queue.waiting.append(outcome.proposal)
+        first = controls(space)
+        first += [Proposal(len(first) + place, SEARCHED, values) for place, values in enumerate(hints)]
         known = {outcome.proposal.number for outcome in earlier}
-        for control in controls(space):
-            if control.number not in known and (trials is None or control.number < trials):
-                study.add(control)
-                queue.waiting.append(control)
-        queue.next_number = max([*known, *(control.number for control in controls(space))]) + 1
+        for proposal in first:
+            if proposal.number not in known and (trials is None or proposal.number < trials):
+                study.add(proposal)
+                queue.waiting.append(proposal)
+        queue.next_number = max([*known, *(proposal.number for proposal in first)]) + 1
         return queue
 
     @property
@@ -201,7 +305,7 @@ class TruthfulSearcher(Searcher):
                 config = self._configure(proposal)
             except InputError as error:
                 self._refuse(proposal, str(error))
-                self._queue.study.end(proposal.number, TrialState.FAIL)
+                self._queue.study.end(proposal.number, FAILED)
                 continue
             self._numbers[trial_id] = proposal.number
             return config
@@ -213,10 +317,10 @@ class TruthfulSearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tune ended a trial; only a trial's own last message has a status."""
-        number = self._numbers[trial_id]
-        self._queue.study.report(number, (result or {}).get("curve", ()))
-        status = "failed" if error else (result or {}).get("status", "stopped")
-        self._queue.study.end(number, STATES[status])
+        number, last = self._numbers[trial_id], result or {}
+        self._queue.study.report(number, last.get("curve", ()))
+        costs = {name: last[name] for name in OBJECTIVES if name in last}
+        self._queue.study.end(number, FAILED if error else last.get("status", STOPPED), costs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles what it is given, to restore from; nothing here is restored like that
@@ -226,122 +330,3 @@ class TruthfulSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
-
-
-STATES = {
-    "finished": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "diverged": TrialState.FAIL,
-    "failed": TrialState.FAIL,
-}
-"""What Optuna is told of a trial that ended with a status."""
-
-
-class Known(NamedTuple):
-    """As much of a Tune trial as ASHA looks at, under the number that it keeps over all sessions."""
-
-    trial_id: int
-
-
-class Asha(AsyncHyperBandScheduler):
-    """Asynchronous successive halving (Li et al. 2020) that leaves the controls alone and remembers trials over sessions.
-
-    The published settings set the bar for others but always run to the end, as the U-Net does, which learns at another pace and
-    sets no bar. A trial that reached its last epoch is not stopped before its final evaluation.
-    """
-
-    def __init__(self, *, epochs: int, grace: int, reduction: float) -> None:
-        super().__init__(
-            time_attr="epoch", metric="best_dice", mode="max", max_t=epochs, grace_period=grace, reduction_factor=reduction
-        )
-        self._epochs = epochs
-
-    def replay(self, outcomes: Sequence[Outcome]) -> None:
-        """Take up what earlier sessions reported."""
-        for outcome in outcomes:
-            if outcome.proposal.kind != UNET:
-                self._judge(outcome.proposal.number, outcome.curve)
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Trials are taken up at their first report."""
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether the trial goes on."""
-        kind = trial.config["kind"]
-        if kind == UNET:
-            return str(TrialScheduler.CONTINUE)
-        decision = self._judge(trial.config["number"], result.get("curve", ()))
-        return str(TrialScheduler.CONTINUE) if kind == PUBLISHED else decision
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing to do: its reports are known."""
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing to do."""
-
-    def _judge(self, number: int, curve: Curve) -> str:
-        decision = str(TrialScheduler.CONTINUE)
-        stand_in: Any = Known(number)
-        no_controller: Any = None
-        for epoch, value in curve:
-            if epoch < self._epochs and math.isfinite(value):
-                if number not in self._trial_info:
-                    super().on_trial_add(no_controller, stand_in)
-                decision = super().on_trial_result(no_controller, stand_in, {"epoch": epoch, "best_dice": value})
-        return decision
-
-
-class Deadline(Stopper):
-    """Stops every trial at the last report that leaves time for no further epoch; a trial's last message is let through.
-
-    Some of the time is kept back for scoring the best trial by the full protocol: half as much again as the longest scoring so far
-    took, or a tenth of the budget before there was one.
-    """
-
-    def __init__(self, seconds: float | None, *, epochs: int) -> None:
-        """Start the clock.
-
-        Args:
-            seconds: the budget; None for as long as it takes.
-            epochs: of a whole trial, which scoring follows, not another epoch.
-        """
-        self._seconds, self._epochs = seconds, epochs
-        self._started = time.monotonic()
-        self._scoring: float | None = None
-        self._shortest = math.inf  # epoch so far
-        self.stopped: set[str] = set()
-        """Tune's ids of the trials that were stopped here."""
-
-    def saw_scoring(self, seconds: float) -> None:
-        """Take note of how long a trial's final evaluation took."""
-        self._scoring = max(seconds, self._scoring or 0.0)
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until training must stop; None without a budget."""
-        if self._seconds is None:
-            return None
-        reserve = 0.1 * self._seconds if self._scoring is None else min(1.5 * self._scoring, 0.5 * self._seconds)
-        return self._started + self._seconds - reserve - time.monotonic()
-
-    @property
-    def over(self) -> bool:
-        """Whether there is no time for another trial, not even for one epoch of it."""
-        shortest = self._shortest if math.isfinite(self._shortest) else 0.0
-        return self.left is not None and self.left <= shortest
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether this trial shall stop."""
-        if self.left is None or result.get("done"):
-            return False
-        seconds = result.get("time_this_iter_s", 0.0)
-        self._shortest = min(self._shortest, seconds)
-        next_takes = 0.0 if result.get("epoch", 0) >= self._epochs else seconds
-        if self.left > next_takes:
-            return False
-        self.stopped.add(trial_id)
-        return True
-
-    def stop_all(self) -> bool:
-        """Trials end one by one."""
-        return False

@@ -1,5 +1,7 @@
 """What one trial does, on the machine where it runs: train, then score its best checkpoint by the full protocol.
 
+A trial of a search is scored on the validation split only; a finalist's training on the test split as well.
+
 `messages(settings)` is the one code path. A trial of one worker pulls it in the trial's own process, which Ray Tune reuses for the
 next trial; a trial of several workers runs it in every worker of a Ray Train TorchTrainer and passes on what the first one says. It
 can be called again after any crash: epochs that are in the trial's checkpoint are repeated word for word, and the training goes on.
@@ -11,6 +13,7 @@ import io
 import json
 import math
 import queue
+import shutil
 import socket
 import threading
 import time
@@ -30,18 +33,19 @@ from PIL import Image
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from torch import Tensor
 
-from cdal.checkpoint import load_model
+from cdal.checkpoint import load, load_model, read_info, save
 from cdal.config import Config
-from cdal.data import Case, Dataset, open_dataset
+from cdal.data import Case, Dataset, SplitName, open_dataset
 from cdal.errors import DivergedError, InputError
 from cdal.evaluation import CaseResult
 from cdal.metrics import rank_correlation
 from cdal.predict import full_protocol
-from cdal.training import BEST, Report, history, train
+from cdal.training import BEST, LAST, Report, history, peak_memory, train
+from tune.status import DIVERGED, FAILED, FINISHED, INFEASIBLE, STOPPED
 
 Message = dict[str, Any]
 """`epochs`: rows of the metrics table, new or repeated; `curve`: the same as (epoch, best Dice so far); a trial's last message has
-`done`, `status`, `reason`, and where it finished `trial`, `cases` and `gallery`."""
+`done`, `status`, `reason`, and where it finished `trial`, `costs`, `cases` and `gallery`."""
 
 PICTURES = 3  # best cases, and as many worst
 RESTARTS = 3  # of a worker that died
@@ -67,6 +71,12 @@ class TrialSettings:
     """Of one worker."""
     gpus: float = 0
     """Of one worker."""
+    population: bool = False
+    """Whether the trial may become a copy of another one."""
+    parent: int | None = None
+    """The trial that it is a copy of."""
+    test_evaluations: int = 0
+    """How often the settings will have been scored on the test split after this trial; 0: it is not to see the test split."""
 
     def to_json(self) -> str:
         """Inverse of `from_json`."""
@@ -102,6 +112,10 @@ def messages(settings: TrialSettings) -> Iterator[Message]:
 
 def _messages(settings: TrialSettings) -> Iterator[Message]:
     folder, config = Path(settings.folder), Config.from_dict(settings.config)
+    lineage: Message = {}
+    if settings.population and (folder / LAST).is_file():  # its settings may have changed since it was proposed
+        config = Config.from_dict(read_info(folder / LAST)["config"])
+        lineage = {"parent": settings.parent, "settings": config.flatten()}
     try:
         dataset = settings.open_dataset()
         known = history(folder)
@@ -110,21 +124,28 @@ def _messages(settings: TrialSettings) -> Iterator[Message]:
         for report in train(config, dataset, folder, fold=settings.fold, device=settings.device):
             news, known = [*known, report], []
             message, best = _epochs(settings.number, news, best)
-            yield message | {"first_step_at": called + report.values["first_step_seconds"]}
+            yield message | lineage | {"first_step_at": called + report.values["first_step_seconds"]}
+            lineage = {}
         if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
             return
         message, best = _epochs(settings.number, known, best)
-        yield message | score(settings) | {"done": True, "status": "finished", "reason": "trained and scored", "best_dice": best}
+        scored = score(settings)
+        if settings.test_evaluations > 0:
+            scored = _together(scored, score(settings, "test"))
+        yield message | lineage | scored | _costs(settings, scored["trial"]) | _ended(FINISHED, "trained and scored")
     except DivergedError as error:
-        yield _ended("diverged", str(error))
+        yield _ended(DIVERGED, str(error))
     except InputError as error:
-        yield _ended("failed", str(error))
-    except torch.OutOfMemoryError as error:
-        yield _ended("failed", f"out of GPU memory: {str(error).splitlines()[0]}", traceback.format_exc())
+        yield _ended(FAILED, str(error))
     except Exception as error:  # a trial that cannot work shall not be tried again and again, nor end the search
+        if _out_of_memory(error):
+            peak = peak_memory(settings.device)
+            reason = f"out of memory, with {peak / 2**30:.2f} GiB in use: {' '.join(str(error).split())[:200]}"
+            yield _ended(INFEASIBLE, reason, traceback.format_exc()) | {"trial": {"memory_bytes": peak}}
+            return
         if torch.distributed.is_initialized():
             raise  # most likely another worker died: Ray Train starts them all again
-        yield _ended("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", traceback.format_exc())
+        yield _ended(FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", traceback.format_exc())
 
 
 def metrics_row(number: int, report: Report) -> dict[str, Any]:
@@ -145,25 +166,31 @@ def curve(dice: Mapping[int, float]) -> list[tuple[int, float]]:
     return list(zip(epochs, best, strict=True))
 
 
-def score(settings: TrialSettings) -> Message:
-    """Evaluate the best checkpoint on the validation split by the full protocol."""
+def score(settings: TrialSettings, split: SplitName = "validation") -> Message:
+    """Evaluate the best checkpoint by the full protocol: on the validation split, or, pictures apart, on the whole test split."""
     started = time.perf_counter()
     config, generator = load_model(Path(settings.folder) / BEST)
     dataset = settings.open_dataset()
-    cases = dataset.split(settings.fold).validation[: config.evaluation.cases or None]
+    cases = dataset.split(settings.fold)[split]
+    if split != "test":
+        cases = cases[: config.evaluation.cases or None]
     results = []
     rows: list[dict[str, Any]] = []
     entropy = []
     for result in full_protocol(config, generator.to(settings.device), dataset, cases):
         results.append(_Picture.of(dataset.case(result.case_id), result))
-        rows += _case_rows(settings.number, result)
+        rows += _case_rows(settings.number, split, result)
         entropy.append(result.mean_entropy)
     votes = rows[-1]["votes"]
     last = [row for row in rows if row["votes"] == votes]
+    dice, iou = (float(np.mean([row[name] for row in last])) for name in ("dice", "iou"))
+    if split == "test":
+        figures = {"test_dice": dice, "test_iou": iou, "test_evaluations": settings.test_evaluations}
+        return {"trial": figures | {"scoring_seconds": time.perf_counter() - started}, "cases": rows}
     return {
         "trial": {
-            "final_dice": float(np.mean([row["dice"] for row in last])),
-            "final_iou": float(np.mean([row["iou"] for row in last])),
+            "final_dice": dice,
+            "final_iou": iou,
             "votes": votes,
             "uncertainty_correlation": rank_correlation(entropy, [1 - result.dice for result in results]),
             "seconds_per_case": float(np.mean([result.seconds for result in results])),
@@ -203,8 +230,12 @@ class CdalTrial(ray.tune.Trainable):
         message = next(self._source)
         message.setdefault("curve", [])
         result: dict[str, Any] = {key: message[key] for key in ("curve", "done", "status") if key in message}
+        result |= message.get("costs", {})
         if message["curve"]:
             result["epoch"], result["best_dice"] = message["curve"][-1]
+            result["dice"] = message["epochs"][-1]["dice"]
+        if self._settings.parent is not None:  # what it reaches now is no merit of the settings that it was proposed with
+            result |= {"curve": []} | ({"status": STOPPED} if message.get("status") == FINISHED else {})
         return result | {"payload": message}
 
     def cleanup(self) -> None:
@@ -213,12 +244,28 @@ class CdalTrial(ray.tune.Trainable):
         if source is not None:
             source.close()
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """A pointer: the training writes its own checkpoints to the trial's folder."""
-        return {"folder": self._settings.folder}
+    def save_checkpoint(self, checkpoint_dir: str) -> Any:
+        """A copy for those that may take the trial over; otherwise nothing: the training keeps its own checkpoints."""
+        if self._settings.population:
+            for name in (BEST, LAST):
+                if (Path(self._settings.folder) / name).is_file():
+                    shutil.copy(Path(self._settings.folder) / name, checkpoint_dir)
+        return checkpoint_dir
 
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Nothing, see `save_checkpoint`."""
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Become a copy of another trial, where the scheduler has just decided so."""
+        if checkpoint is not None and self._settings.parent is not None:
+            adopt(Path(checkpoint), self._settings)
+
+
+def adopt(donor: Path, settings: TrialSettings) -> None:
+    """Put another trial's checkpoints into the trial's own folder, under its new settings; once, however often it is restarted."""
+    own, config = Path(settings.folder), dict(settings.config)
+    if (own / LAST).is_file() and Config.from_dict(read_info(own / LAST)["config"]) == Config.from_dict(config):
+        return
+    for name in (BEST, LAST):  # the last one in the end: it tells that all is done
+        tensors, info = load(donor / name)
+        save(own / name, tensors, info | {"config": config})
 
 
 def _distributed(settings: TrialSettings) -> Iterator[Message]:
@@ -260,7 +307,7 @@ def _distributed(settings: TrialSettings) -> Iterator[Message]:
                 if thread.is_alive():
                     continue
                 error = problem.get()
-                yield _ended("failed", f"the workers ended: {' '.join(str(error).split())[:300]}")
+                yield _ended(FAILED, f"the workers ended: {' '.join(str(error).split())[:300]}")
                 return
             message["curve"] = [point for point in message.get("curve", []) if point[0] > seen]
             seen = max([seen, *(epoch for epoch, _ in message["curve"])])
@@ -313,17 +360,38 @@ def _epochs(number: int, reports: list[Report], best: float) -> tuple[Message, f
     return message, best
 
 
+def _costs(settings: TrialSettings, scored: Mapping[str, Any]) -> Message:
+    """The objectives other than Dice, of a trial that was scored."""
+    values = [report.values for report in history(Path(settings.folder))]
+    seconds = sum(value["train_seconds"] + value["validation_seconds"] for value in values) + scored["scoring_seconds"]
+    hours = seconds * settings.workers * (settings.gpus or settings.cpus) / 3600
+    costs = {"seconds_per_case": scored["seconds_per_case"], "gpu_hours": hours}
+    return {"costs": costs, "trial": dict(scored) | {"gpu_hours": hours}}
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """PyTorch has a class of its own for GPUs only."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _together(validation: Message, test: Message) -> Message:
+    """The scores of both splits in one message."""
+    seconds = validation["trial"]["scoring_seconds"] + test["trial"]["scoring_seconds"]
+    trial = validation["trial"] | test["trial"] | {"scoring_seconds": seconds}
+    return validation | {"trial": trial, "cases": validation["cases"] + test["cases"]}
+
+
 def _ended(status: str, reason: str, error: str | None = None) -> Message:
     return {"done": True, "status": status, "reason": reason, "error": error}
 
 
-def _case_rows(number: int, result: CaseResult) -> list[dict[str, Any]]:
+def _case_rows(number: int, split: SplitName, result: CaseResult) -> list[dict[str, Any]]:
     votes = result.scores[-1].votes
     of_all = {"entropy": result.mean_entropy, "entropy_error": result.entropy_error, "votes_used": result.votes_used}
     return [
         {
             "trial_id": trial_id(number),
-            "split": "validation",
+            "split": split,
             "case": result.case_id,
             "class": item.class_name,
             "votes": item.votes,

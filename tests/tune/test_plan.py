@@ -6,6 +6,7 @@ import pytest
 
 from cdal.errors import InputError
 from tune.plan import Node, Options, Resources, make_plan, parse_duration, size
+from tune.space import load
 
 LAPTOP = [Node(2, 0)]
 GPU_CLUSTER = [Node(8, 0), Node(32, 4), Node(32, 4)]
@@ -35,6 +36,8 @@ IMPOSSIBLE: dict[str, tuple[list[Node], Options, str]] = {
     "no cpu": (LAPTOP, Options(cpus_per_worker=0), "must be above 0"),
 }
 
+FIXED = tuple(f"{path}=0.001" for path in load("phantom").parameters if path.startswith(("loss.", "optimiser.")))
+
 WRONG: dict[str, tuple[Options, str]] = {
     "trials": (Options(trials=0), "--trials is 0"),
     "epochs": (Options(epochs=0), "--epochs is 0"),
@@ -49,6 +52,21 @@ WRONG: dict[str, tuple[Options, str]] = {
     "set field": (Options(sets=("loss.gama=1",)), "did you mean 'loss.r1_gamma'"),
     "set value": (Options(sets=("training.epochs=x",)), "training.epochs is 'x'"),
     "set option": (Options(sets=("dataset.shape=1",)), "unknown option 'shape'"),
+    "sampler": (Options(sampler="tep"), "--sampler is 'tep'; samplers are tpe"),
+    "scheduler": (Options(scheduler="ahsa"), "--scheduler is 'ahsa'; schedulers are asha"),
+    "sampler for several objectives": (Options(sampler="cmaes", objectives=("dice", "gpu_hours")), "with several take one of tpe"),
+    "objective": (Options(objectives=("dice", "beauty")), "--objectives is 'dice,beauty'; name dice first"),
+    "objectives without Dice": (Options(objectives=("gpu_hours",)), "name dice first"),
+    "GPU-hours without GPUs": (Options(gpu_hours=3), "--gpu-hours limits a search whose trials take no GPU"),
+    "no GPU-hours": (Options(gpu_hours=0), "--gpu-hours is 0; it must be a number above 0"),
+    "price": (Options(cost_per_gpu_hour=-1), "--cost-per-gpu-hour is -1"),
+    "improvement": (Options(min_improvement=2), "--min-improvement is 2"),
+    "warm start": (Options(warm_start="nowhere"), "--warm-start is nowhere, which is neither"),
+    "population without a size": (Options(scheduler="pbt"), "--scheduler pbt needs --trials"),
+    "population with nothing to change": (
+        Options(scheduler="pbt", trials=4, sets=FIXED),
+        r"but .*phantom.yaml searches none; add one",
+    ),
     "workers and batch": (Options(workers_per_trial=2, sets=("training.batch_size=3",)), "batch_size is 3 for 2 worker"),
 }
 

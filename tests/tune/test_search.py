@@ -13,9 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
+from cdal.checkpoint import read_info
 from tune import search
 from tune.results import load
 
@@ -39,7 +43,7 @@ parameters:
   loss.adversarial: {min: 0.0, max: 0.2}
   optimiser.lr_generator: {min: 1e-4, max: 1e-2, distribution: log_uniform}
 """
-NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second"
+NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"
 
 
 def tiny(folder: Path, epochs: int = 3) -> Path:
@@ -103,6 +107,10 @@ def wait_for(condition: Any, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.05)
+
+
+def journal(experiment: Path) -> optuna.storages.JournalStorage:
+    return optuna.storages.JournalStorage(JournalFileBackend(str(experiment / "tune" / "optuna-journal.log")))
 
 
 def rows_of(storage: Path, table: str) -> int:
@@ -252,6 +260,66 @@ def test_trials_of_several_workers(tmp_path: Path) -> None:
     assert both["one"].to_numpy() == pytest.approx(both["two"].to_numpy(), rel=1e-3)
 
 
+def test_a_search_is_repeated_as_it_was_started(twice: tuple[Path, list[list[str]]]) -> None:
+    storage, _ = twice
+    printed = run("--storage", storage, "--repeat", "first", "--name", "third")
+    assert not any("differ" in line for line in printed)
+    keys = ["number"]
+    first, third = (figures(trials(storage, name), keys) for name in ("first", "third"))
+    pd.testing.assert_frame_equal(first, third, check_exact=True)
+
+
+def test_several_objectives_and_a_warm_start_from_them(tmp_path: Path) -> None:
+    storage = tmp_path / "lake"
+    common = ("--space", tiny(tmp_path), "--storage", storage)
+    run(*common, "--trials", 5, "--objectives", "dice,seconds_per_case,gpu_hours", "--name", "three")
+    table = trials(storage, "three")
+    finished = table[table["status"] == "finished"]
+    assert (finished["gpu_hours"] > 0).all()
+    front = load(storage).tradeoffs().to_pandas()
+    assert front["on_front"].any()
+    study = optuna.load_study(study_name="three", storage=journal(storage / "three"))
+    told = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(told) == (finished["kind"] == "searched").sum()  # the published settings lie outside of this space
+    for trial in told:
+        (row,) = finished[finished["number"] == trial.user_attrs["trial"]].to_dict("records")
+        assert trial.values == pytest.approx([row["validation_dice"], row["seconds_per_case"], row["gpu_hours"]])
+    printed = run(*common, "--trials", 4, "--warm-start", "three", "--sampler", "random", "--scheduler", "median", "--name", "next")
+    ended = len(table[table["kind"] == "searched"])
+    assert any(f"warm start  from three: {ended} comparable trials" in line for line in printed)
+    warm = optuna.load_study(study_name="next", storage=journal(storage / "next"))
+    assert len(warm.trials) == ended + len(trials(storage, "next").query("kind == 'searched'"))
+
+
+def test_out_of_memory_is_infeasible_and_does_not_end_the_search(tmp_path: Path) -> None:
+    huge = "  model.latent_embedding: {values: [4000000]}\n"  # whose square is more numbers than any memory holds
+    (tmp_path / "huge.yaml").write_text(tiny(tmp_path).read_text() + huge)
+    process = start("--space", tmp_path / "huge.yaml", "--storage", tmp_path / "lake", "--trials", 3, "--name", "huge")
+    finish(process)
+    table = trials(tmp_path / "lake", "huge")
+    (searched,) = table[table["kind"] == "searched"].to_dict("records")
+    assert searched["status"] == "infeasible"
+    assert "out of memory, with" in searched["reason"]
+    assert searched["memory_bytes"] > 0
+
+
+def test_a_population_copies_its_best(tmp_path: Path) -> None:
+    storage = tmp_path / "lake"
+    text = tiny(tmp_path, epochs=6).read_text().replace("min: 1e-4, max: 1e-2", "min: 1e-6, max: 1e-2")
+    (tmp_path / "rates.yaml").write_text(text)
+    run("--space", tmp_path / "rates.yaml", "--storage", storage, "--trials", 8, "--scheduler", "pbt", "--name", "population")
+    assert_whole(storage, "population", 8, 6)
+    table = trials(storage, "population")
+    assert set(table["status"]) == {"finished"}
+    copies = table[table["parent"].notna()]
+    assert len(copies) > 0
+    assert set(copies["kind"]) == {"searched"}
+    for row in copies.to_dict("records"):
+        info = read_info(storage / row["checkpoint"])
+        assert info["config"]["optimiser"]["lr_generator"] == row["config.optimiser.lr_generator"]
+        assert info["dice"] == row["validation_dice"]
+
+
 def test_two_searches_do_not_share_an_experiment(tmp_path: Path) -> None:
     from tune.session import hold
 
@@ -266,6 +334,8 @@ WRONG = {
     "time": (["--time-budget", "soon"], "--time-budget is 'soon'"),
     "storage": (["--storage", "s3://bucket/lake"], "a folder that all its workers see"),
     "resume": (["--resume", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
+    "repeat": (["--repeat", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
+    "repeat otherwise": (["--repeat", "none", "--trials", "3"], "--repeat runs none as it was started; leave out --trials"),
     "resume in an empty lake": (["--resume", "--storage", "STORAGE"], "no experiments"),
 }
 
@@ -291,6 +361,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
         "0 published, 1 unet",
         "3 epochs",
         "at once",
+        "tpe, after 4 random trials",
+        "asha, from epoch 1 on",
+        "until 8 trials or the next ones gain less than 0.001 Dice",
+        "a whole trial takes about",
         "seed",
     ):
         assert part in printed
@@ -301,7 +375,8 @@ def test_help_explains_and_lists_every_option() -> None:
     text = search.parser().format_help()
     options = (
         "--dataset --data --space --set --fold --epochs --trials --time-budget --seed --max-concurrent --workers-per-trial "
-        "--cpus-per-worker --gpus-per-worker --address --storage --name --resume --dry-run"
+        "--cpus-per-worker --gpus-per-worker --address --storage --name --resume --dry-run --repeat --gpu-hours "
+        "--cost-per-gpu-hour --min-improvement --sampler --scheduler --objectives --warm-start"
     )
     assert set(re.findall(r"(?<![\w-])--[a-z-]+", search.parser().format_usage())) == set(options.split())
     assert "python tune/search.py --dataset hippocampus --data" in text

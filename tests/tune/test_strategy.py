@@ -1,27 +1,20 @@
-"""What Optuna is told, what ASHA stops, when the time is up. Without a running Ray."""
+"""What Optuna is told, and which trials come. Without a running Ray."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
 
 from cdal.errors import InputError
 from tune.space import Space, parse
-from tune.strategy import (
-    PUBLISHED,
-    SEARCHED,
-    UNET,
-    Asha,
-    Deadline,
-    Outcome,
-    Proposal,
-    Queue,
-    Study,
-    TruthfulSearcher,
-    startup_trials,
-)
+from tune.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET
+from tune.strategy import Outcome, Proposal, Queue, Study, TruthfulSearcher, startup_trials
 
 
 def space() -> Space:
@@ -50,11 +43,6 @@ def searcher(queue: Queue, refused: list[int] | None = None) -> TruthfulSearcher
         lambda proposal, why: (refused or []).append(proposal.number),
         lambda: False,
     )
-
-
-class FakeTrial:
-    def __init__(self, number: int, kind: str = SEARCHED) -> None:
-        self.config = {"number": number, "kind": kind}
 
 
 def told(found: Study) -> list[tuple[TrialState, float | None, dict[int, float]]]:
@@ -86,7 +74,7 @@ def test_not_a_number_is_a_failure() -> None:
     found = study()
     found.propose(2)
     found.report(2, [(1, float("nan"))])
-    found.end(2, TrialState.COMPLETE)
+    found.end(2, FINISHED)
     assert told(found) == [(TrialState.FAIL, None, {})]
 
 
@@ -106,7 +94,7 @@ def test_published_values_outside_the_space_run_but_are_not_told() -> None:
     queue = Queue.start(outside, found, 4)
     assert queue.next() == Proposal(0, PUBLISHED, {"diffusion.timesteps": 4})
     found.report(0, [(1, 0.5)])
-    found.end(0, TrialState.COMPLETE)
+    found.end(0, FINISHED)
     assert told(found) == []
 
 
@@ -115,7 +103,7 @@ def run(queue: Queue, until: int) -> list[Proposal]:
     proposals = []
     while (proposal := queue.next()) is not None and proposal.number < until:
         queue.study.report(proposal.number, [(1, _dice(proposal))])
-        queue.study.end(proposal.number, TrialState.COMPLETE)
+        queue.study.end(proposal.number, FINISHED)
         proposals.append(proposal)
     return proposals
 
@@ -127,7 +115,7 @@ def _dice(proposal: Proposal) -> float:
 def test_a_resumed_search_proposes_what_an_uninterrupted_one_does() -> None:
     whole = run(Queue.start(space(), study(), 14), 14)
     first = run(Queue.start(space(), study(), 14), 8)
-    outcomes = [Outcome(proposal, TrialState.COMPLETE, [(1, _dice(proposal))]) for proposal in first]
+    outcomes = [Outcome(proposal, FINISHED, [(1, _dice(proposal))]) for proposal in first]
     rest = run(Queue.start(space(), study(), 14, outcomes), 14)
     assert first + rest == whole
 
@@ -135,8 +123,8 @@ def test_a_resumed_search_proposes_what_an_uninterrupted_one_does() -> None:
 def test_unfinished_trials_are_continued_first() -> None:
     cut = Proposal(3, SEARCHED, {"diffusion.timesteps": 2, "loss.attention": 0.5, "model.width_multipliers": (1, 1)})
     outcomes = [
-        Outcome(Proposal(0, PUBLISHED, space().published), TrialState.COMPLETE, [(1, 0.5)]),
-        Outcome(Proposal(1, UNET, space().published), TrialState.COMPLETE, [(1, 0.5)]),
+        Outcome(Proposal(0, PUBLISHED, space().published), FINISHED, [(1, 0.5)]),
+        Outcome(Proposal(1, UNET, space().published), FINISHED, [(1, 0.5)]),
         Outcome(cut, None, [(1, 0.2), (2, 0.3)]),
     ]
     found = study()
@@ -166,50 +154,109 @@ def test_values_that_do_not_fit_are_recorded_and_skipped() -> None:
     assert [state for state, _, _ in told(found)] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
 
 
-def test_asha_stops_the_slow_but_no_control() -> None:
-    asha = Asha(epochs=9, grace=1, reduction=3)
-    report = {0: 0.9, 2: 0.8, 3: 0.1}
-    decisions = {
-        number: asha.on_trial_result(None, FakeTrial(number, PUBLISHED if number == 0 else SEARCHED), {"curve": [(1, dice)]})
-        for number, dice in report.items()
-    }
-    assert decisions == {0: "CONTINUE", 2: "STOP", 3: "STOP"}
-    assert asha.on_trial_result(None, FakeTrial(0, PUBLISHED), {"curve": [(3, 0.0)]}) == "CONTINUE"
-    assert asha.on_trial_result(None, FakeTrial(1, UNET), {"curve": [(1, 0.0)]}) == "CONTINUE"
-    assert asha.on_trial_result(None, FakeTrial(4), {"curve": [(9, 0.0)]}) == "CONTINUE"  # its last epoch: let it be scored
-
-
-def test_asha_goes_on_where_it_was() -> None:
-    earlier = [Outcome(Proposal(number, SEARCHED, {}), None, [(1, dice)]) for number, dice in ((2, 0.9), (3, 0.8), (4, 0.1))]
-    asha = Asha(epochs=9, grace=1, reduction=3)
-    asha.replay(earlier)
-    assert asha.on_trial_result(None, FakeTrial(4), {"curve": [(2, 0.1)]}) == "CONTINUE"  # that rung was decided before the cut
-    assert asha.on_trial_result(None, FakeTrial(5), {"curve": [(1, 0.2)]}) == "STOP"
-    assert asha.on_trial_result(None, FakeTrial(6), {"curve": [(1, 0.95)]}) == "CONTINUE"
-
-
-def test_the_deadline_keeps_time_for_the_final_scoring() -> None:
-    assert not Deadline(None, epochs=4).over
-    assert Deadline(0.0, epochs=4).over
-    deadline = Deadline(100.0, epochs=4)
-    assert deadline.left == pytest.approx(90, abs=1)
-    deadline.saw_scoring(20.0)
-    assert deadline.left == pytest.approx(70, abs=1)
-
-
-def test_the_deadline_stops_trials_that_have_no_time_for_another_epoch() -> None:
-    deadline = Deadline(100.0, epochs=4)
-    assert not deadline("a", {"epoch": 1, "time_this_iter_s": 60.0})
-    assert not deadline.over
-    assert deadline("b", {"epoch": 1, "time_this_iter_s": 95.0})
-    assert not deadline("c", {"epoch": 4, "time_this_iter_s": 95.0})  # only its scoring is left, for which time is kept
-    assert not deadline("d", {"done": True, "time_this_iter_s": 95.0})
-    assert deadline.stopped == {"b"}
-    assert not deadline.stop_all()
-    short = Deadline(60.0, epochs=4)
-    assert short("a", {"epoch": 1, "time_this_iter_s": 58.0})
-    assert short.over  # what is left is too short for an epoch of a new trial
-
-
 def test_startup_trials_follow_the_size_of_the_search() -> None:
     assert [startup_trials(trials) for trials in (1, 8, 24, 400, None)] == [4, 4, 6, 10, 10]
+    assert [startup_trials(trials, at_once=16) for trials in (8, 24, 400, None)] == [4, 12, 16, 16]  # each worker has one
+
+
+def test_rays_own_searcher_calls_a_stopped_trial_complete_and_ours_does_not() -> None:
+    """The reason for a searcher of our own: see the head of tune/strategy.py."""
+    theirs = OptunaSearch(space().distributions, metric="dice", mode="max", seed=0)
+    theirs.suggest("a")
+    theirs.on_trial_result("a", {"dice": 0.2, "training_iteration": 1})
+    theirs.on_trial_complete("a", {"dice": 0.2, "training_iteration": 1})  # as Tune does when a scheduler stops a trial
+    (stopped,) = theirs._ot_study.trials
+    assert (stopped.state, stopped.value) == (TrialState.COMPLETE, 0.2)
+
+    found = study()
+    tune = searcher(Queue.start(space(), found, 3))
+    tune.suggest("a")
+    tune.on_trial_result("a", {"curve": [(1, 0.2)]})
+    tune.on_trial_complete("a", {"curve": [(1, 0.2)]})
+    assert told(found) == [(TrialState.PRUNED, 0.2, {1: 0.2})]  # Optuna gives the last intermediate value
+
+
+def proposals_that_are_too_large(told_as: str) -> tuple[int, Study]:
+    """How many of the later proposals take four steps, where such trials never go well; over three seeds."""
+    count = 0
+    for seed in range(3):
+        found = Study(space(), seed=seed, startup=4)
+        for number in range(60):
+            large = found.propose(number).values["diffusion.timesteps"] == 4
+            count += large and number >= 30
+            if not large:
+                found.report(number, [(1, 0.5 + 0.01 * (number % 7))])
+            found.end(number, told_as if large else FINISHED)
+    return count, found
+
+
+def test_out_of_memory_is_infeasible_and_the_sampler_keeps_away() -> None:
+    infeasible, found = proposals_that_are_too_large(INFEASIBLE)
+    failed, _ = proposals_that_are_too_large(FAILED)
+    assert infeasible < 0.7 * failed  # of which a sampler learns nothing
+    first = next(trial for trial in found.optuna.trials if trial.params["diffusion.timesteps"] == 4)
+    assert first.state == TrialState.PRUNED
+    assert first.constraints == {"memory": 1.0}
+
+
+def test_several_objectives_are_told_when_a_trial_finishes() -> None:
+    found = Study(space(), seed=0, startup=4, objectives=("dice", "seconds_per_case"))
+    for number, (dice, seconds) in enumerate([(0.9, 3.0), (0.8, 1.0), (0.7, 2.0)]):
+        found.propose(number)
+        found.report(number, [(1, dice - 0.1), (2, dice)])
+        found.end(number, FINISHED, {"seconds_per_case": seconds, "gpu_hours": 1.0})
+    found.propose(3)
+    found.report(3, [(1, 0.3)])
+    found.end(3, STOPPED)
+    assert [trial.state for trial in found.optuna.trials] == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED]
+    assert [trial.values for trial in found.optuna.best_trials] == [[0.9, 3.0], [0.8, 1.0]]
+    assert found.propose(4).values.keys() == space().parameters.keys()
+
+
+def test_the_journal_holds_every_ended_trial_for_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "experiment" / "tune" / "optuna-journal.log"
+    for _ in range(2):  # written anew by every session
+        found = Study(space(), seed=0, startup=4, journal=path)
+        for number, status in enumerate([FINISHED, STOPPED, INFEASIBLE, FAILED]):
+            found.propose(number)
+            found.report(number, [(1, 0.1 * number), (2, 0.2 * number)])
+            found.end(number, status)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    written = optuna.load_study(study_name="experiment", storage=storage).trials
+    assert [(trial.state, trial.intermediate_values) for trial in written] == [
+        (trial.state, trial.intermediate_values) for trial in found.optuna.trials
+    ]
+    assert [trial.params for trial in written] == [trial.params for trial in found.optuna.trials]
+    assert [trial.user_attrs["status"] for trial in written] == [FINISHED, STOPPED, INFEASIBLE, FAILED]
+
+
+def test_what_was_sampled_here_decides_whether_more_pays() -> None:
+    elsewhere = Outcome(Proposal(-1, SEARCHED, space().published), FINISHED, [(1, 0.9)])
+    earlier = [
+        Outcome(Proposal(number, SEARCHED, space().published), FINISHED, [(1, dice)]) for number, dice in ((5, 0.5), (2, 0.2))
+    ]
+    found = study()
+    found.add_ended(elsewhere)
+    queue = Queue.start(space(), found, 20, earlier)
+    queue.waiting.clear()
+    proposal = queue.next()
+    assert proposal is not None
+    found.report(proposal.number, [(1, 0.7)])
+    following = queue.next()
+    assert following is not None
+    found.report(following.number, [(1, 0.1)])
+    found.end(following.number, STOPPED)
+    assert found.sampled == [0.2, 0.5]  # in order of proposal, up to the first that runs; none from elsewhere
+    found.end(proposal.number, STOPPED)
+    assert found.sampled == [0.2, 0.5, 0.7, 0.1]
+
+
+def test_hints_come_right_after_the_controls() -> None:
+    hint = {"diffusion.timesteps": 1, "loss.attention": 0.25, "model.width_multipliers": (1, 1)}
+    queue = Queue.start(space(), study(), 6, hints=[hint])
+    assert [queue.next() for _ in range(3)][2] == Proposal(2, SEARCHED, hint)
+    following = queue.next()
+    assert following is not None
+    assert following.number == 3
+    done = [Outcome(Proposal(2, SEARCHED, hint), FINISHED, [(1, 0.5)])]
+    assert [proposal.number for proposal in Queue.start(space(), study(), 6, done, [hint]).waiting] == [0, 1]

@@ -1,0 +1,98 @@
+"""When a search ends: its time and its GPU-hours, what they are expected to be, and what they cost.
+
+budget = Budget(seconds=3600, gpu_hours=None, gpus=1, epochs=60)
+budget.over            # whether another trial may start
+budget(trial_id, result)      # Ray Tune's question whether a trial shall stop
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from ray.tune.stopper import Stopper
+
+TIME_IS_UP, GPU_HOURS_ARE_UP = "the time budget was used up", "the GPU-hours were used up"
+
+
+class Budget(Stopper):
+    """Stops every trial at the last report that leaves room for no further epoch; a trial's last message is let through.
+
+    Some of it is kept back for scoring the best trial by the full protocol: half as much again as the longest scoring so far took,
+    or a tenth before there was one.
+    """
+
+    def __init__(
+        self, *, seconds: float | None, epochs: int, gpu_hours: float | None = None, gpus: float = 0, spent: float = 0
+    ) -> None:
+        """Start the clock.
+
+        Args:
+            seconds: of this session; None for as long as it takes.
+            epochs: of a whole trial, which scoring follows, not another epoch.
+            gpu_hours: of the whole search; None for as many as it takes.
+            gpus: that one trial holds.
+            spent: GPU-hours of earlier sessions.
+        """
+        self._seconds, self._epochs, self._gpu_hours, self._gpus = seconds, epochs, gpu_hours, gpus
+        self._started = time.monotonic()
+        self._scoring: float | None = None
+        self._shortest = math.inf  # epoch so far
+        self.spent = spent
+        """GPU-hours so far, of whole epochs and scorings."""
+        self.stopped: dict[str, str] = {}
+        """Tune's ids of the trials that were stopped here, and why."""
+
+    def saw_scoring(self, seconds: float) -> None:
+        """Take note of how long a trial's final evaluation took."""
+        self._scoring = max(seconds, self._scoring or 0.0)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until training must stop; None without a time budget."""
+        if self._seconds is None:
+            return None
+        return self._started + self._seconds - self._reserve(self._seconds) - time.monotonic()
+
+    @property
+    def gpu_hours_left(self) -> float | None:
+        """GPU-hours until training must stop; None without a budget of them."""
+        if self._gpu_hours is None:
+            return None
+        whole = 3600 * self._gpu_hours / max(self._gpus, 1e-9)  # as seconds of a trial
+        return self._gpu_hours - self._gpus * self._reserve(whole) / 3600 - self.spent
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no room for another trial, not even for one epoch of it."""
+        return self._why_not(self._shortest if math.isfinite(self._shortest) else 0.0) is not None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether this trial shall stop."""
+        seconds = result.get("time_this_iter_s", 0.0)
+        self.spent += self._gpus * seconds / 3600
+        if result.get("done"):
+            return False
+        self._shortest = min(self._shortest, seconds)
+        reason = self._why_not(0.0 if result.get("epoch", 0) >= self._epochs else seconds)
+        if reason is None:
+            return False
+        self.stopped[trial_id] = reason
+        return True
+
+    def stop_all(self) -> bool:
+        """Trials end one by one."""
+        return False
+
+    def _reserve(self, whole: float) -> float:
+        """Seconds kept back of a budget in seconds."""
+        return 0.1 * whole if self._scoring is None else min(1.5 * self._scoring, 0.5 * whole)
+
+    def _why_not(self, seconds: float) -> str | None:
+        """Why a trial may not go on for some seconds; None where it may."""
+        if self.left is not None and self.left <= seconds:
+            return TIME_IS_UP
+        if self.gpu_hours_left is not None and self.gpu_hours_left <= self._gpus * seconds / 3600:
+            return GPU_HOURS_ARE_UP
+        return None
