@@ -142,6 +142,38 @@ def learning_curves(trials: pd.DataFrame, metrics: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def dice_and_seconds(tradeoffs: pd.DataFrame) -> go.Figure:
+    """Dice against seconds per case: a line per trial through its numbers of votes, and the front of the best."""
+    figure = _figure(x="Seconds per case", y="Validation Dice")
+    figure.update_xaxes(type="log", **_log_ticks(tradeoffs["seconds"]))
+    gap = pd.DataFrame([{}], columns=tradeoffs.columns, dtype=object)
+    joined = pd.concat([part for _, trial in tradeoffs.groupby("place", sort=True) for part in (trial.astype(object), gap)])
+    figure.add_scatter(
+        x=joined["seconds"],
+        y=joined["dice"],
+        mode="lines+markers",
+        line={"color": _MUTED, "width": 1},
+        marker={"size": 5, "color": _MUTED},
+        name="trials at 1, 2, ... votes",
+        text=["" if label is None else plain(label) for label in joined["label"].where(joined["label"].notna(), None)],
+        customdata=joined["votes"],
+        hovertemplate="trial %{text}, %{customdata} votes<br>Dice %{y:.4f}, %{x:.3g} s<extra></extra>",
+    )
+    front = tradeoffs[tradeoffs["on_front"]].sort_values("seconds")
+    figure.add_scatter(
+        x=front["seconds"],
+        y=front["dice"],
+        mode="lines+markers",
+        line={"color": GREEN, "width": 2.5, "shape": "hv"},
+        marker={"size": 9},
+        name="none is better for less",
+        text=[plain(label) for label in front["label"]],
+        customdata=front["votes"],
+        hovertemplate="trial %{text}, %{customdata} votes<br>Dice %{y:.4f}, %{x:.3g} s<extra>front</extra>",
+    )
+    return figure
+
+
 def parallel_coordinates(trials: pd.DataFrame, searched: Sequence[str]) -> go.Figure:
     """One line per trial through its searched parameters to its Dice, coloured by Dice."""
     rows, columns, _ = summaries.parallel(trials, searched)
@@ -191,6 +223,16 @@ def _figure(x: str, y: str) -> go.Figure:
 def _count_along_x(figure: go.Figure, values: pd.Series) -> None:
     """Whole numbers below the axis; few of them would otherwise be named twice, at halves."""
     figure.update_xaxes(tickformat="d", dtick=1 if len(values) and values.max() - values.min() <= 8 else None)
+
+
+def _log_ticks(values: pd.Series) -> dict[str, Any]:
+    """Marks at 1, 2 and 5 of every power of ten; Plotly's own have small digits between them."""
+    positive = values[values > 0]
+    if positive.empty:
+        return {}
+    powers = range(int(np.floor(np.log10(positive.min()))), int(np.ceil(np.log10(positive.max()))) + 1)
+    marks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    return {"tickvals": marks, "ticktext": [f"{mark:g}" for mark in marks]}
 
 
 def _group(kind: object, status: object) -> str:

@@ -27,7 +27,7 @@ MAX_FAILURES = 50
 MAX_IMPROVEMENTS = 100
 _DASH = "–"
 _KINDS = {"searched": "searched", "published": "as published", "unet": "plain U-Net"}
-_STATUSES = ("finished", "stopped", "running", "pending", "interrupted", "diverged", "failed")
+_STATUSES = ("finished", "stopped", "running", "pending", "interrupted", "infeasible", "diverged", "failed")
 _TIMESTEPS, _LATENT = "config.diffusion.timesteps", "config.model.latent_size"
 
 Pictures = Callable[[Board], Sequence[Mapping[str, Any]]]
@@ -109,6 +109,7 @@ def _section(place: int, board: Board, charts: dict[str, go.Figure], pictures: S
 {_history(name, board, charts)}
 {_curves(name, board, charts)}
 </div>
+{_tradeoffs(name, board, charts)}
 {_parallel(name, board, charts)}
 {_gallery(board, pictures)}
 </section>"""
@@ -158,6 +159,29 @@ def _curves(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
         + (f" {left_out} lower-ranked trials are left out." if left_out else "")
     )
     return _chart(f"{name}-curves", "Learning curves", caption)
+
+
+def _tradeoffs(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
+    title = "Dice and the time for a mask"
+    if board.tradeoffs.empty:
+        return _empty(title, "No trial has been scored by the full protocol yet. Points appear when the first trial finishes.")
+    charts[f"{name}-tradeoffs"] = figures.dice_and_seconds(board.tradeoffs)
+    front = board.tradeoffs[board.tradeoffs["on_front"]].sort_values("seconds")
+    caption = (
+        "Each grey line is one trial, from one vote on the left to all its votes on the right. Up and to the left is better; the "
+        "green line joins the points that no other beats in both, so the choice is among these. Seconds are for one case by the "
+        "full protocol, on the machine that ran the trial."
+    )
+    rows = "".join(
+        f"<tr><td>{_text(row.label)}</td><td>{row.votes}</td><td>{row.dice:.4f}</td><td>{row.seconds:.3g}</td></tr>"
+        for row in front.itertuples()
+    )
+    heads = "".join(f'<th scope="col">{heading}</th>' for heading in ("Trial", "Votes", "Dice", "Seconds per case"))
+    table = (
+        f'<details><summary>The {len(front)} points that none beats</summary><div class="scroll">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
+    return _chart(f"{name}-tradeoffs", title, caption, table)
 
 
 def _parallel(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
@@ -274,8 +298,8 @@ def _ranking(name: str, board: Board) -> str:
 
 
 def _failures(board: Board) -> str:
-    """Why trials failed or diverged, in order of proposal."""
-    trials = board.trials[board.trials["status"].isin(["failed", "diverged"])].sort_values("number", kind="stable")
+    """Why trials failed, diverged or ran out of memory, in order of proposal."""
+    trials = board.trials[board.trials["status"].isin(["failed", "diverged", "infeasible"])].sort_values("number", kind="stable")
     if trials.empty:
         return ""
     items = "".join(
@@ -283,7 +307,7 @@ def _failures(board: Board) -> str:
         for row in summaries.records(trials.head(MAX_FAILURES))
     )
     more = f"<p>{len(trials) - MAX_FAILURES} more are left out.</p>" if len(trials) > MAX_FAILURES else ""
-    title = f"Why {len(trials)} trial{'' if len(trials) == 1 else 's'} failed or diverged"
+    title = f"Why {len(trials)} trial{'' if len(trials) == 1 else 's'} failed, diverged or ran out of memory"
     return f'<details class="failures"><summary>{title}</summary><ul>{items}</ul>{more}</details>'
 
 

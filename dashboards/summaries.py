@@ -41,6 +41,8 @@ class Board:
     searched: tuple[str, ...]
     """Config columns that the searches varied."""
     metrics: pd.DataFrame
+    tradeoffs: pd.DataFrame
+    """Dice and seconds per case of every trial at every number of votes, see `tune.tradeoffs`, with the trials' labels."""
     gallery: pd.DataFrame
     """Pictured cases of the best trial that has any, without the pictures' bytes."""
     experiments: tuple[str, ...]
@@ -58,6 +60,7 @@ def boards(lake: Lake) -> list[Board]:
     certainty = lake.comparison().select(["experiment", "trial_id", "low", "high", "best", "p_holm"]).to_pandas()
     trials = trials.merge(certainty, on=["experiment", "trial_id"], how="left")
     metrics = lake.metrics(["dice"]).to_pandas()
+    tradeoffs = lake.tradeoffs().to_pandas()
     gallery = lake.gallery(["dice", "votes"]).to_pandas()
     found = []
     for dataset in sorted({*known.values(), *trials["dataset"]}):
@@ -71,6 +74,7 @@ def boards(lake: Lake) -> list[Board]:
                 ranked,
                 searched_columns(ranked, [descriptions.get(name, {}) for name in experiments]),
                 _of_trials(metrics, ranked),
+                labelled(_of_trials(tradeoffs, ranked), ranked),
                 pictured(_of_trials(gallery, ranked), ranked),
                 experiments,
                 next((str(text) for name in experiments if (text := descriptions.get(name, {}).get("protocol"))), ""),
@@ -94,6 +98,14 @@ def rank(trials: pd.DataFrame) -> pd.DataFrame:
     return ranked.sort_values(["score", "number"], ascending=[False, True], na_position="last", kind="stable").reset_index(
         drop=True
     )
+
+
+def labelled(points: pd.DataFrame, ranked: pd.DataFrame) -> pd.DataFrame:
+    """Points of trials with the labels and kinds of these, the best trials first; as many trials as charts can show."""
+    known = ranked[["experiment", "trial_id", "label", "kind"]].assign(place=range(len(ranked)))
+    found = points.merge(known, on=["experiment", "trial_id"]).sort_values(["place", "votes"], kind="stable")
+    kept = found["on_front"] | (found["place"].rank(method="dense") <= MAX_CURVES)
+    return found[kept].reset_index(drop=True)
 
 
 def labels(trials: pd.DataFrame) -> pd.Series:

@@ -45,9 +45,9 @@ def test_dashboards_read_the_lake_and_nothing_else() -> None:
         assert all(name == "tune" or name.startswith("tune.results") for name in ours), file
 
 
-def test_only_the_search_draws_the_leaderboard() -> None:
+def test_only_the_commands_draw_the_leaderboard() -> None:
     users = [file.name for file in files("tune") if any(name.startswith("dashboards") for name in imported(file))]
-    assert users == ["search.py"]
+    assert users == ["finalists.py", "search.py"]
 
 
 @pytest.mark.parametrize("package", ["tune", "dashboards", "cluster"])

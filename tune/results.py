@@ -18,6 +18,8 @@ Read (anyone may; DuckDB, Polars and pandas can as well, without this module):
     lake = load("results")                   # or "s3://bucket/prefix"
     lake.trials(), lake.metrics(), lake.cases(), lake.gallery()      # Arrow tables
     lake.comparison()                        # confidence intervals and paired tests between trials
+    lake.tradeoffs()                         # Dice against seconds per case, for every number of votes
+    lake.finalists()                         # trained again with several seeds: test figures beside what the search had said
 
 A row replaces the older row of the same key as a whole, so a repeated write is harmless. Files are immutable and appear whole.
 Times are UTC timestamps, durations seconds, memory bytes, Dice and IoU fractions.
@@ -41,7 +43,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cdal.errors import InputError
-from tune import significance
+from tune import significance, tradeoffs
 from tune.lake_storage import Store
 from tune.lake_tables import (
     KEYS,
@@ -175,9 +177,23 @@ class Lake:
     def comparison(self, metric: str = "dice", split: str = "validation") -> pa.Table:
         """How sure the ranking is: per trial the mean over cases with its 95 % interval, and a paired test against the best one.
 
-        The columns are described in `tune.significance`.
+        The trainings of a finalist count as one. The columns are described in `tune.significance`.
         """
         return significance.comparison(self.cases([metric]), self.trials(), metric=metric, split=split)
+
+    def tradeoffs(self, split: str = "validation") -> pa.Table:
+        """Dice against seconds per case: every trial at every number of votes, and the front of the best.
+
+        The columns are described in `tune.tradeoffs`.
+        """
+        return tradeoffs.tradeoffs(self.cases(["dice", "seconds"]), self.trials(), split=split)
+
+    def finalists(self) -> pa.Table:
+        """One row per finalist: test Dice with its 95 % interval and paired tests, beside the Dice that made it a finalist.
+
+        The columns are described in `tune.significance`.
+        """
+        return significance.finalists(self.cases(["dice"]), self.trials())
 
     def _read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         folders = [f"{experiment.name}/{table}" for experiment in self.experiments]

@@ -1,20 +1,25 @@
 """How sure a ranking is: bootstrap intervals over cases, and paired tests between trials that were scored on the same cases.
 
     comparison(lake.cases(), lake.trials())       # what `Lake.comparison` returns
+    finalists(lake.cases(), lake.trials())        # what `Lake.finalists` returns
 
 A case's figure is the mean over its classes, at the trial's full number of votes. Trials are compared where they were scored on the
 same cases of the same dataset and split: each with the best of them, by the two-sided Wilcoxon signed-rank test over the cases
 (Wilcoxon 1945), whose p values are corrected for the number of comparisons (Holm 1979).
+
+Finalists are compared with finalists. One that was trained several times counts once: a case's figure is then also the mean over
+the trainings that were scored on it, so that cases are the pairs, and seeds do not pass for cases.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,11 +27,13 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 _LESS_IS_BETTER = ("hd95", "assd", "seconds")
 _TRIAL = ["experiment", "trial_id"]
+_FINALIST = ["experiment", "finalist"]
 
 _COLUMNS = pa.schema(
     {
         "experiment": pa.string(),
-        "trial_id": pa.string(),
+        "trial_id": pa.string(),  # null for a finalist, which has several
+        "finalist": pa.string(),  # null for a trial of a search
         "dataset": pa.string(),
         "split": pa.string(),
         "cases": pa.int64(),  # how many
@@ -40,9 +47,31 @@ _COLUMNS = pa.schema(
     }
 )
 
+_FINALIST_COLUMNS = pa.schema(
+    {
+        "experiment": pa.string(),
+        "finalist": pa.string(),  # the search's trial whose settings it has
+        "kind": pa.string(),
+        "dataset": pa.string(),
+        "trainings": pa.int64(),  # that were scored on the test split
+        "cases": pa.int64(),  # of the test splits of all folds
+        "test_dice": pa.float64(),  # mean over the cases of the mean over the trainings
+        "low": pa.float64(),  # ends of its 95 % interval over the cases; null for a single case
+        "high": pa.float64(),
+        "seed_sd": pa.float64(),  # standard deviation of the seeds' test Dice; null for a single seed
+        "final_dice": pa.float64(),  # full protocol on the validation split, mean over the trainings
+        "search_dice": pa.float64(),  # what made it a finalist; null for a control that the search had not run
+        "best": pa.bool_(),  # of those scored on the same test cases
+        "difference": pa.float64(),  # of the test Dice to the best one's
+        "p": pa.float64(),  # as in `comparison`, over the test cases
+        "p_holm": pa.float64(),
+        "test_evaluations": pa.int64(),  # times that these settings have been scored on the test split; 1 is as it should be
+    }
+)
+
 
 def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split: str = "validation") -> pa.Table:
-    """One row per trial that has figures on a split, the best of each group of the same cases first.
+    """One row per trial, and per finalist, that has figures on a split, the best of each group of the same cases first.
 
     Args:
         cases: the lake's table of cases.
@@ -54,18 +83,63 @@ def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split
     rows = rows[(rows["split"] == split) & rows[metric].notna()]
     rows = rows[rows["votes"] == rows.groupby(_TRIAL)["votes"].transform("max")]
     per_case = rows.groupby([*_TRIAL, "case"], sort=True)[metric].mean().reset_index()
-    datasets = trials.select([*_TRIAL, "dataset"]).to_pandas()
-    per_case = per_case.merge(datasets, on=_TRIAL, how="left")
+    about = trials.select([name for name in (*_TRIAL, "dataset", "finalist") if name in trials.column_names]).to_pandas()
+    per_case = per_case.merge(about.reindex(columns=[*_TRIAL, "dataset", "finalist"]), on=_TRIAL, how="left")
+    per_case["final"] = per_case["finalist"].notna()
+    per_case["name"] = per_case["finalist"].where(per_case["final"], per_case["trial_id"])
+    unit = ["experiment", "final", "name"]
+    per_case = per_case.groupby([*unit, "case"], sort=True).agg({metric: "mean", "dataset": "first"}).reset_index()
 
-    groups: dict[tuple[Any, ...], list[tuple[tuple[str, str], FloatArray]]] = {}
-    for (experiment, trial_id), own in per_case.groupby(_TRIAL):
+    groups: dict[tuple[Any, ...], list[tuple[_Unit, FloatArray]]] = {}
+    for (experiment, final, name), own in per_case.groupby(unit):
         dataset = own["dataset"].iloc[0]
-        key = (dataset if isinstance(dataset, str) else None, *own["case"])
-        groups.setdefault(key, []).append(((experiment, trial_id), own[metric].to_numpy(np.float64)))
-    found = [
-        row for key, members in groups.items() for row in _group(key[0], split, members, -1 if metric in _LESS_IS_BETTER else 1)
-    ]
-    return pa.Table.from_pylist(found, schema=_COLUMNS)
+        member = _Unit(experiment, None if final else name, name if final else None, dataset if isinstance(dataset, str) else None)
+        key = (member.dataset, final, *own["case"])
+        groups.setdefault(key, []).append((member, own[metric].to_numpy(np.float64)))
+    sign = -1 if metric in _LESS_IS_BETTER else 1
+    return pa.Table.from_pylist([row for members in groups.values() for row in _group(split, members, sign)], schema=_COLUMNS)
+
+
+def finalists(cases: pa.Table, trials: pa.Table) -> pa.Table:
+    """One row per finalist, those that have been tested first, from the best test Dice on; finalists of one experiment together.
+
+    The interval and the tests are over the test cases; how much a training depends on its seed is told by `seed_sd`.
+
+    Args:
+        cases: the lake's table of cases.
+        trials: the lake's table of trials.
+    """
+    columns = [*_FINALIST, "kind", "dataset", "seed", "test_dice", "final_dice", "search_dice", "test_evaluations"]
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in trials.filter(pc.is_valid(trials["finalist"])).select(columns).to_pylist():
+        groups.setdefault(row["experiment"], {}).setdefault(row["finalist"], []).append(row)
+    found = []
+    for experiment, trainings in groups.items():
+        own = cases.filter(pc.equal(cases["experiment"], experiment))
+        compared = {row["finalist"]: row for row in comparison(own, trials, split="test").to_pylist()}
+        rows = [_finalist_row(of_one, compared.get(name, {})) for name, of_one in trainings.items()]
+        found += sorted(rows, key=lambda row: (row["test_dice"] is None, -(row["test_dice"] or 0), row["finalist"]))
+    return pa.Table.from_pylist(found, schema=_FINALIST_COLUMNS)
+
+
+def _finalist_row(trainings: Sequence[dict[str, Any]], compared: dict[str, Any]) -> dict[str, Any]:
+    """A finalist's row from those of its trainings, and from what `comparison` says of it."""
+    tested = [row for row in trainings if row["test_dice"] is not None]
+    by_seed: dict[int, list[float]] = {}
+    for row in tested:
+        by_seed.setdefault(row["seed"], []).append(row["test_dice"])
+    final = [row["final_dice"] for row in tested if row["final_dice"] is not None]
+    return (
+        {name: trainings[0][name] for name in (*_FINALIST, "kind", "dataset", "search_dice")}
+        | {name: compared.get(name) for name in ("cases", "low", "high", "best", "difference", "p", "p_holm")}
+        | {
+            "trainings": len(tested),
+            "test_dice": compared.get("mean"),
+            "seed_sd": float(np.std([np.mean(values) for values in by_seed.values()], ddof=1)) if len(by_seed) > 1 else None,
+            "final_dice": float(np.mean(final)) if final else None,
+            "test_evaluations": max((row["test_evaluations"] or 0 for row in tested), default=0),
+        }
+    )
 
 
 def mean_interval(values: FloatArray, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
@@ -100,10 +174,17 @@ def holm(p_values: Sequence[float]) -> FloatArray:
     return corrected
 
 
-def _group(
-    dataset: str | None, split: str, members: Sequence[tuple[tuple[str, str], FloatArray]], sign: int
-) -> list[dict[str, Any]]:
-    """Rows of the trials that share their cases; `sign` is -1 where less is better."""
+class _Unit(NamedTuple):
+    """What is compared: a trial of a search, or all trainings of a finalist."""
+
+    experiment: str
+    trial_id: str | None
+    finalist: str | None
+    dataset: str | None
+
+
+def _group(split: str, members: Sequence[tuple[_Unit, FloatArray]], sign: int) -> list[dict[str, Any]]:
+    """Rows of those that share their cases; `sign` is -1 where less is better."""
     values = np.stack([figures for _, figures in members], axis=1)
     low, high = mean_interval(values)
     means = values.mean(axis=0)
@@ -113,12 +194,10 @@ def _group(
     corrected = holm(p_values)
     rows = []
     for rank, place in enumerate(order):
-        (experiment, trial_id), _ = members[place]
+        unit, _ = members[place]
         rows.append(
-            {
-                "experiment": experiment,
-                "trial_id": trial_id,
-                "dataset": dataset,
+            unit._asdict()
+            | {
                 "split": split,
                 "cases": len(values),
                 "mean": means[place],

@@ -84,7 +84,7 @@ def column(page: Any, heading: str) -> list[str]:
 def test_every_chart_draws_and_nothing_overflows(make_lake: MakeLake, open_page: Open, width: int, scheme: str) -> None:
     make_lake("one", dataset="hippocampus", trials=20)
     page = open_page(make_lake("two", dataset="phantom", trials=8), width=width, scheme=scheme)
-    assert page.locator(".js-plotly-plot").count() == 6
+    assert page.locator(".js-plotly-plot").count() == 8
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert "WebGL is not supported" not in page.inner_text("body")
     sizes = page.evaluate("[...document.querySelectorAll('svg text')].map(text => parseFloat(getComputedStyle(text).fontSize))")

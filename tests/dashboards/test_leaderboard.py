@@ -58,11 +58,18 @@ def lake(tmp_path: Path, *trials: dict[str, Any], metrics: tuple[dict[str, Any],
 
 def test_a_full_lake_has_every_panel(make_lake: MakeLake) -> None:
     page = page_of(make_lake(dataset="hippocampus"))
-    for heading in ("Ranking", "Optimisation history", "Learning curves", "Searched parameters", "Best and worst cases"):
+    for heading in (
+        "Ranking",
+        "Optimisation history",
+        "Learning curves",
+        "Dice and the time for a mask",
+        "Searched parameters",
+        "Best and worst cases",
+    ):
         assert heading in page.text
     assert "Hippo-Net" in page.text
     assert page.count("h1") == page.count("main") == 1
-    assert sum("data-figure" in attributes for _, attributes in page.tags) == 3
+    assert sum("data-figure" in attributes for _, attributes in page.tags) == 4
     assert all(attributes.get("aria-label") for tag, attributes in page.tags if tag == "figure")
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from tune.results import Writer, create_experiment, load
-from tune.significance import comparison, holm, mean_interval, wilcoxon
+from tune.significance import comparison, finalists, holm, mean_interval, wilcoxon
 
 
 def table_of(figures: dict[str, list[float]], *, split: str = "validation", votes: int = 3) -> pa.Table:
@@ -119,3 +119,65 @@ def test_the_lake_compares_its_trials(tmp_path: Path) -> None:
     assert (best["trial_id"], best["mean"], best["cases"]) == ("00000", pytest.approx(0.835), 8)
     assert other["p_holm"] == pytest.approx(2 / 2**8)  # all eight differ in the same direction
     assert load(tmp_path).comparison("iou")["difference"].to_pylist() == [0, 0]
+
+
+def trained_again(figures: dict[str, list[list[float]]]) -> tuple[pa.Table, pa.Table]:
+    """Tables of the trainings of finalists: per finalist and seed the test Dice of every case."""
+    cases, trials = [], []
+    for finalist, seeds in figures.items():
+        for seed, values in enumerate(seeds):
+            name = f"{finalist}{seed}"
+            own = {"experiment": "f", "trial_id": name, "dataset": "d", "finalist": finalist, "seed": seed, "kind": "searched"}
+            figure = {"test_dice": float(np.mean(values)) if values else None, "final_dice": 0.7, "search_dice": 0.9}
+            trials.append(own | figure | {"test_evaluations": 1 if values else None})
+            key = {"experiment": "f", "trial_id": name, "split": "test", "class": "a", "votes": 3}
+            cases += [key | {"case": f"c{case}", "dice": dice} for case, dice in enumerate(values)]
+    return pa.Table.from_pylist(cases), pa.Table.from_pylist(trials)
+
+
+def test_cases_are_the_pairs_of_finalists_and_seeds_are_not() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.8, 0.9, (4, 8))
+    other = best - rng.uniform(0.01, 0.02, (4, 8))
+    cases, trials = trained_again({"other": other.tolist(), "best": best.tolist()})
+    first, second = comparison(cases, trials, split="test").to_pylist()
+    assert (first["finalist"], first["trial_id"], first["best"], first["cases"]) == ("best", None, True, 8)
+    assert first["mean"] == pytest.approx(best.mean())
+    assert second["p"] == pytest.approx(2 / 2**8)  # eight pairs, not 32
+    low, high = mean_interval(best.mean(axis=0)[:, None])
+    assert (first["low"], first["high"]) == (pytest.approx(low[0]), pytest.approx(high[0]))
+
+
+def test_the_table_of_finalists() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.8, 0.9, (3, 6))
+    cases, trials = trained_again({"none": [[], []], "worse": (best - 0.1).tolist(), "best": best.tolist()})
+    rows = finalists(cases, trials).to_pylist()
+    assert [(row["finalist"], row["trainings"], row["best"]) for row in rows] == [
+        ("best", 3, True),
+        ("worse", 3, False),
+        ("none", 0, None),
+    ]
+    assert rows[0]["test_dice"] == pytest.approx(best.mean())
+    assert rows[0]["seed_sd"] == pytest.approx(best.mean(axis=1).std(ddof=1))
+    assert (rows[0]["search_dice"], rows[0]["final_dice"], rows[0]["test_evaluations"]) == (0.9, pytest.approx(0.7), 1)
+    assert rows[1]["difference"] == pytest.approx(-0.1)
+    assert rows[1]["p_holm"] == pytest.approx(2 / 2**6)
+    assert rows[2]["test_dice"] is None
+
+
+def test_a_search_has_no_finalists(tmp_path: Path) -> None:
+    create_experiment(tmp_path, "e", {"dataset": "d", "fold": 0})
+    assert load(tmp_path).finalists().num_rows == 0
+
+
+def test_searches_are_not_compared_with_finalists() -> None:
+    """What a search says of its best is flattering: it does not set the bar."""
+    cases, trials = trained_again({"best": [[0.8, 0.7]]})
+    searched = table_of({"lucky": [0.9, 0.9]}, split="test")
+    both = comparison(
+        pa.concat_tables([cases, searched], promote_options="default"),
+        pa.concat_tables([trials, trials_of({"lucky": []})], promote_options="default"),
+        split="test",
+    )
+    assert both["best"].to_pylist() == [True, True]
