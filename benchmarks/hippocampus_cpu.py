@@ -1,14 +1,19 @@
 """A real search on a machine without a GPU: hippocampus, small models, a fixed time; what Dice does it reach?
 
     python benchmarks/hippocampus_cpu.py --data Task04_Hippocampus --time-budget 30m
+    python benchmarks/hippocampus_cpu.py --data Task04_Hippocampus --time-budget 20m --compare --seeds 3
 
 Runs `python tune/search.py`, then scores the best trial by validation Dice and the controls on the fold's test volumes, which
 the search has not seen, with the same majority vote on whole volumes. Dice are means over volumes: anterior / posterior / mean.
+
+With --compare, the default strategy and random search without early stopping run at the same time, each on half of the CPUs, so
+that whatever else the machine does meets both; printed is the best validation Dice of each over time.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +31,10 @@ from cdal.data import open_dataset
 from cdal.predict import full_protocol
 from tune.results import load
 
+STRATEGIES = {
+    "default": [],
+    "random": ["--sampler", "random", "--scheduler", "none", "--min-improvement", "0"],
+}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -35,13 +44,18 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of the Medical Segmentation Decathlon's Task04_Hippocampus")
     parser.add_argument("--time-budget", default="30m")
     parser.add_argument("--seed", default="0")
+    parser.add_argument("--compare", action="store_true", help="default strategy against random search of equal time")
+    parser.add_argument("--seeds", type=int, default=3, help="of the comparison, from --seed on")
     parser.add_argument("--storage", default=None, help="keep the results there (default: a temporary folder)")
     args = parser.parse_args()
     storage = Path(args.storage or tempfile.mkdtemp(prefix="hippocampus-")).absolute()
     command = [sys.executable, "tune/search.py", "--dataset", "hippocampus", "--data", str(Path(args.data).absolute())]
-    command += ["--space", "hippocampus_cpu", "--time-budget", args.time_budget, "--seed", args.seed]
+    command += ["--space", "hippocampus_cpu", "--time-budget", args.time_budget, "--storage", str(storage)]
+    if args.compare:
+        return compare(command, storage, range(int(args.seed), int(args.seed) + args.seeds))
+    command += ["--seed", args.seed]
     started = time.monotonic()
-    subprocess.run([*command, "--storage", str(storage), "--name", f"hippocampus-cpu-{args.seed}"], cwd=ROOT, check=True)
+    subprocess.run([*command, "--name", f"hippocampus-cpu-{args.seed}"], cwd=ROOT, check=True)
     seconds = time.monotonic() - started
 
     trials = [row for row in load(storage).trials().to_pylist() if row["experiment"] == f"hippocampus-cpu-{args.seed}"]
@@ -67,6 +81,48 @@ def main() -> None:
         )
     Console(width=140).print(table)
     print(f"results: {storage}")
+    return None
+
+
+def compare(command: list[str], storage: Path, seeds: range) -> None:
+    """Both strategies side by side for every seed, and their curves."""
+    cpus = sorted(os.sched_getaffinity(0))
+    halves = cpus[: len(cpus) // 2] or cpus, cpus[len(cpus) // 2 :]
+    for seed in seeds:
+        running = []
+        for (name, options), half in zip(STRATEGIES.items(), halves, strict=True):
+            own = [*command, *options, "--seed", str(seed), "--name", f"{name}-{seed}"]
+            running.append(subprocess.Popen(["taskset", "-c", ",".join(map(str, half)), *own], cwd=ROOT))
+        assert all(process.wait() == 0 for process in running)
+
+    curves = {name: [best_over_time(storage, f"{name}-{seed}") for seed in seeds] for name in STRATEGIES}
+    last = max(curve[-1][0] for found in curves.values() for curve in found)
+    table = Table(title=f"best validation Dice so far, {len(seeds)} seeds (lowest - highest), {len(halves[0])} CPU each")
+    for heading in ("minutes", *STRATEGIES):
+        table.add_column(heading, justify="right")
+    for minutes in [moment for moment in (1, 2, 4, 8, 12, 16, 20, 30, 60) if moment < last] + [last]:
+        cells = []
+        for found in curves.values():
+            dice = [max((value for moment, value in curve if moment <= minutes), default=0.0) for curve in found]
+            cells.append(f"{np.median(dice):.4f} ({min(dice):.4f} - {max(dice):.4f})")
+        table.add_row(f"{minutes:.1f}", *cells)
+    Console(width=140).print(table)
+    for name in STRATEGIES:
+        counts = [row["experiment"] for row in load(storage).trials().to_pylist()]
+        print(f"{name}: {', '.join(str(counts.count(f'{name}-{seed}')) for seed in seeds)} trials")
+    print(f"results: {storage}")
+
+
+def best_over_time(storage: Path, experiment: str) -> list[tuple[float, float]]:
+    """(minutes since the first trial was proposed, best validation Dice so far) after every epoch; the U-Net left out."""
+    lake = load(storage)
+    start = min(row["proposed_at"] for row in lake.trials().to_pylist() if row["experiment"] == experiment)
+    unet = {row["trial_id"] for row in lake.trials().to_pylist() if row["experiment"] == experiment and row["kind"] == "unet"}
+    rows = [row for row in lake.metrics(["dice"]).to_pylist() if row["experiment"] == experiment and row["trial_id"] not in unet]
+    rows.sort(key=lambda row: row["recorded_at"])
+    best = np.maximum.accumulate([row["dice"] for row in rows])
+    minutes = [(row["recorded_at"] - start).total_seconds() / 60 for row in rows]
+    return list(zip(minutes, best.tolist(), strict=True))
 
 
 def _validation_dice(storage: Path, row: dict[str, Any]) -> list[float]:

@@ -1,0 +1,80 @@
+"""How much cheaper is the default strategy than random search, and than Ray Tune's own defaults? Rehearsed on recorded curves.
+
+    python benchmarks/strategies.py                                # the lake that comes along, 16 simulated GPUs, 20 seeds
+    python benchmarks/strategies.py --from results --seeds 5
+
+For every experiment of the lake: GPU-hours and hours until a trial shows 99 % of the best recorded Dice, as ratios of medians. Then
+the time that it takes to rehearse a search of 1,000 trials on 100 GPUs with the default strategy, on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from cdal.errors import InputError
+from tune.curves import Surrogate, read
+from tune.estimates import estimate_ratio
+from tune.rehearse import STRATEGIES, Plan, about, rehearse, run_one, summary, table
+from tune.results import load
+from tune.simulation import Cluster
+
+RECORDED = Path(__file__).parent / "recorded"
+LOSSES_PER_HOUR, TARGET = 0.05, 0.99
+LONGEST = 60.0  # seconds for 1,000 trials on 100 GPUs
+
+
+def main() -> int:
+    """Print the tables; 1 where the long rehearsal takes too long, 2 where there is nothing to replay."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="source", default=str(RECORDED), metavar="LAKE", help="default: benchmarks/recorded")
+    parser.add_argument("--gpus", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=20)
+    args = parser.parse_args()
+    console = Console(width=100, highlight=False)
+    slow = False
+    try:
+        lake = load(args.source)
+        for experiment in lake.experiments:
+            surrogate = Surrogate(read(lake, [experiment.name]))
+            compare(surrogate, args, console)
+            slow |= long_rehearsal(surrogate) > LONGEST
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if slow else 0
+
+
+def compare(surrogate: Surrogate, args: argparse.Namespace, console: Console) -> None:
+    """Rehearse all strategies and print the default one's share of the others' costs."""
+    cluster = Cluster(gpus=args.gpus, startup_seconds=surrogate.recording.startup_seconds, losses_per_hour=LOSSES_PER_HOUR)
+    plan = Plan(cluster=cluster, trials=args.trials, seeds=args.seeds, strategies=tuple(STRATEGIES), target=TARGET)
+    for line in about(surrogate, plan):
+        print(line)
+    runs = rehearse(surrogate, plan)
+    console.print(table(summary(runs, plan.strategies), plan))
+    for other in ("random", "ray"):
+        for cost in ("gpu_hours", "hours"):
+            ours, theirs = ([getattr(run, cost) for run in runs if run.strategy == name] for name in ("default", other))
+            ratio = " ".join(str(estimate_ratio(ours, theirs)).split())
+            print(f"default / {other:7}{cost.replace('_', '-'):10} to {100 * TARGET:g} %: {ratio}")
+
+
+def long_rehearsal(surrogate: Surrogate) -> float:
+    """Seconds for one search of 1,000 trials on 100 GPUs."""
+    cluster = Cluster(gpus=100, startup_seconds=surrogate.recording.startup_seconds, losses_per_hour=LOSSES_PER_HOUR)
+    plan = Plan(cluster=cluster, trials=1000, seeds=1, strategies=("tpe+asha",), target=TARGET)
+    started = time.perf_counter()
+    run_one(surrogate, plan, ("tpe+asha", 0))  # the default, but that it does not end early
+    seconds = time.perf_counter() - started
+    print(f"1,000 trials on 100 GPUs, tpe+asha: {seconds:.1f} s (bar: {LONGEST:.0f} s)\n")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""Recorded learning curves, and a surrogate that answers for settings that nobody has trained.
+
+    recording = read(load("results"), ["first"])
+    surrogate = Surrogate(recording)
+    surrogate.curve({"diffusion.timesteps": 2, ...}, seed=0)     # Dice of every epoch, seconds per epoch, whether it fails
+
+A curve that was stopped early is used as far as it goes; what is missing is filled in epoch by epoch, by a regression on the epoch
+before over all trials that got further. (Whether a trial was stopped depends only on what was seen of it, so this is no bias.) The
+curves' principal components, and the logarithm of the seconds, are each a Gaussian process over the space. What the processes miss
+when a trial is left out is the noise: every (setting, seed) gets the whole missed curve of one of the recorded trials that promised
+about as much. Recorded settings answer with what was recorded. A setting fails, after as many epochs, where the nearest recorded
+one did.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cdal.errors import InputError
+from cdal.metrics import rank_correlation
+from tune import space as spaces
+from tune.gaussian_process import FloatArray, GaussianProcess, squares_between
+from tune.parameters import Parameter
+from tune.results import Experiment, Lake
+from tune.space import Space
+from tune.status import UNET
+
+FEWEST_TRIALS, FEWEST_WHOLE = 16, 4
+_FAILED = ("diverged", "failed", "infeasible")
+_SOFT = 0.02  # keeps the logit of a Dice of 0 or 1 finite
+_EXPLAINED, _MOST_COMPONENTS = 0.99, 4
+_ALIKE = 1 / 8  # share of the recorded trials that a missed curve is drawn from
+_RIDGE = 1e-3
+_STARTUP_SECONDS = 10.0  # where the record does not tell
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """What a trial has shown."""
+
+    values: Mapping[str, Any]
+    dice: FloatArray
+    """(epochs that it got through,): validation Dice of each, not the best so far."""
+    seconds: float
+    """Per epoch, validation included; NaN where it got through none."""
+    failed: bool
+    """Whether it diverged or could not be run."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The trials of one experiment, or of several with the same space, but for U-Nets, which are none of the space."""
+
+    space: Space
+    epochs: int
+    """Of a whole trial."""
+    experiments: Sequence[str]
+    trials: Sequence[RecordedTrial]
+    startup_seconds: float
+    """From a trial's proposal to its first step, median; 10 where that is not recorded."""
+
+    @property
+    def best(self) -> float:
+        """The best Dice that any recorded trial reached."""
+        return max(float(trial.dice.max()) for trial in self.trials if trial.dice.size)
+
+
+def read(lake: Lake, names: Sequence[str] = ()) -> Recording:
+    """Read the curves of some experiments; without names, of the newest and all others that have the same space.
+
+    Raises:
+        InputError: no such experiment, spaces differ, or too little is recorded.
+    """
+    known = {experiment.name: experiment for experiment in lake.experiments}
+    for name in names:
+        if name not in known:
+            raise InputError(f"there is no experiment {name!r}; the lake holds {', '.join(sorted(known))}")
+    described = [experiment for experiment in known.values() if isinstance(experiment.description.get("space"), Mapping)]
+    chosen = [known[name] for name in names] or sorted(described, key=_created)[-1:]
+    if not chosen:
+        raise InputError("no experiment of this lake says what its space is; record one with tune/search.py")
+    space = _space(chosen[0])
+    for other in chosen[1:]:
+        if not _same(_space(other), space):
+            raise InputError(f"experiments {chosen[0].name} and {other.name} have different spaces; rehearse them one by one")
+    if not names:
+        chosen = [experiment for experiment in described if _same(_space(experiment), space)]
+    recording = _read_trials(lake, space, [experiment.name for experiment in chosen])
+    sizes = [trial.dice.size for trial in recording.trials if not trial.failed]
+    whole = sizes.count(recording.epochs)
+    if len(sizes) < FEWEST_TRIALS or whole < FEWEST_WHOLE:
+        raise InputError(
+            f"experiment {', '.join(recording.experiments)} has {len(sizes)} trials with curves, {whole} of them whole; "
+            f"a rehearsal needs {FEWEST_TRIALS}, {FEWEST_WHOLE} of them whole"
+        )
+    return recording
+
+
+def _read_trials(lake: Lake, space: Space, names: Sequence[str]) -> Recording:
+    epochs: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
+    for row in lake.metrics(["dice", "train_seconds", "validation_seconds"]).to_pylist():
+        if row["experiment"] in names and row["dice"] is not None:
+            seconds = (row["train_seconds"] or 0.0) + (row["validation_seconds"] or 0.0)
+            epochs.setdefault((row["experiment"], row["trial_id"]), {})[row["epoch"]] = (row["dice"], seconds)
+    trials, startups, whole = [], [], space.base.training.epochs
+    for row in lake.trials().to_pylist():
+        if row["experiment"] not in names or row["kind"] == UNET:
+            continue
+        if row.get("startup_seconds") is not None:
+            startups.append(row["startup_seconds"])
+        values = _values(space, row)
+        dice, seconds = _curve(epochs.get((row["experiment"], row["trial_id"]), {}), whole)
+        failed = row["status"] in _FAILED and dice.size < whole  # what failed in its final evaluation has shown all
+        if values is not None and (failed or dice.size):
+            trials.append(RecordedTrial(values, dice, seconds, failed))
+    if not any(trial.seconds > 0 for trial in trials):
+        raise InputError(f"experiment {', '.join(names)} has no trial with the Dice and the duration of its epochs")
+    return Recording(space, whole, names, trials, float(np.median(startups)) if startups else _STARTUP_SECONDS)
+
+
+def _values(space: Space, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The searched fields of a row; None where it lacks one."""
+    values = {path: row.get(f"config.{path}") for path in space.parameters}
+    if any(value is None for value in values.values()):
+        return None
+    try:
+        return space.values_of(space.config(values))
+    except InputError:
+        return values  # refused when it was proposed
+
+
+def _curve(epochs: Mapping[int, tuple[float, float]], most: int) -> tuple[FloatArray, float]:
+    """Dice of the first epochs, up to the first gap, and the median of their seconds."""
+    dice: list[float] = []
+    seconds: list[float] = []
+    while len(dice) < most and np.isfinite(epochs.get(len(dice) + 1, (np.nan, np.nan))[0]):
+        dice.append(epochs[len(dice) + 1][0])
+        seconds.append(epochs[len(dice)][1])
+    return np.array(dice), float(np.median(seconds)) if dice else np.nan
+
+
+def _created(experiment: Experiment) -> str:
+    return str(experiment.description.get("created_at", ""))
+
+
+def _space(experiment: Experiment) -> Space:
+    described = experiment.description.get("space")
+    return spaces.parse(described, f"{experiment.name}/experiment.json: space")
+
+
+def _same(one: Space, other: Space) -> bool:
+    return one.to_dict() | {"source": ""} == other.to_dict() | {"source": ""}
+
+
+class LearningCurve(NamedTuple):
+    """How a trial goes."""
+
+    dice: FloatArray
+    """(epochs,): validation Dice of each, not the best so far."""
+    seconds: float
+    """Per epoch."""
+    fails_after: int | None
+    """Epochs after which it fails; None where it goes well."""
+
+
+class Surrogate:
+    """Answers for any setting of a recording's space."""
+
+    def __init__(self, recording: Recording) -> None:
+        """Fit; seconds for a few hundred trials."""
+        self.recording, space = recording, recording.space
+        self._axes = [_Axis(parameter) for parameter in space.parameters.values()]
+        self._all = self._place([trial.values for trial in recording.trials])
+        self._known: dict[str, list[int]] = {}
+        for index, trial in enumerate(recording.trials):
+            self._known.setdefault(_key(trial.values), []).append(index)
+
+        self._learnt = [index for index, trial in enumerate(recording.trials) if trial.dice.size and not trial.failed]
+        trials = [recording.trials[index] for index in self._learnt]
+        points = [axis[self._learnt] for axis in self._all]
+        curves = _filled([_logit(trial.dice) for trial in trials], recording.epochs)
+        self._centre = curves.mean(axis=0)
+        self._components = _components(curves - self._centre)
+        self._processes = [GaussianProcess(points, scores) for scores in ((curves - self._centre) @ self._components.T).T]
+        self._seconds = GaussianProcess(points, np.log([max(trial.seconds, 1e-6) for trial in trials]))
+
+        expected = self._from_scores(np.stack([process.left_out for process in self._processes], axis=-1))
+        self._missed = curves - expected
+        self._missed_seconds = self._seconds.targets - self._seconds.left_out
+        self._promise = expected.max(axis=1)
+        best = _dice(curves).max(axis=1)
+        self.rank_correlation = rank_correlation(self._promise.tolist(), best.tolist())
+        """Spearman, over the trials that did not fail: best Dice as recorded (and filled in), and as foretold from all others."""
+        whole = [index for index, trial in enumerate(trials) if trial.dice.size == recording.epochs]
+        self.rank_correlation_whole = rank_correlation(self._promise[whole].tolist(), best[whole].tolist())
+        """The same over those that went to the end: a harder question where only good ones did."""
+        self._curves = dict(zip(self._learnt, curves, strict=True))
+
+    def curve(self, values: Mapping[str, Any], seed: int) -> LearningCurve:
+        """How a trial with these values goes; the same for the same seed."""
+        key = _key(values)
+        random = np.random.default_rng((seed, zlib.crc32(key.encode())))
+        if key in self._known:
+            return self._recorded(int(random.choice(self._known[key])))
+        point = self._place([values])
+        nearest = self.recording.trials[int(np.argmin(squares_between(point, self._all).sum(axis=0)[0]))]
+        expected = self.expected(values)
+        alike = np.argsort(np.abs(self._promise - expected.max()), kind="stable")[: max(3, int(_ALIKE * len(self._promise)))]
+        drawn = int(random.choice(alike))
+        seconds = float(np.exp(self._seconds.mean(point)[0] + self._missed_seconds[drawn]))
+        return LearningCurve(_dice(expected + self._missed[drawn]), seconds, nearest.dice.size if nearest.failed else None)
+
+    def expected(self, values: Mapping[str, Any]) -> FloatArray:
+        """The curve (epochs,) without noise, as logits."""
+        point = self._place([values])
+        return self._from_scores(np.concatenate([process.mean(point) for process in self._processes]))
+
+    def _recorded(self, index: int) -> LearningCurve:
+        trial = self.recording.trials[index]
+        if not trial.failed:
+            filled = _dice(self._curves[index])
+            return LearningCurve(np.concatenate([trial.dice, filled[trial.dice.size :]]), trial.seconds, None)
+        rest = np.zeros(self.recording.epochs - trial.dice.size)
+        usual = float(np.exp(self._seconds.targets.mean()))
+        return LearningCurve(
+            np.concatenate([trial.dice, rest]), usual if np.isnan(trial.seconds) else trial.seconds, trial.dice.size
+        )
+
+    def _from_scores(self, scores: FloatArray) -> FloatArray:
+        return np.asarray(scores @ self._components + self._centre)
+
+    def _place(self, settings: Sequence[Mapping[str, Any]]) -> list[FloatArray]:
+        """Settings in the unit cube: per field an array (settings, 1), or one column per choice; inactive ones at their base."""
+        base = self.recording.space.base.flatten()
+        return [
+            np.array([axis.place(values.get(axis.parameter.path, base[axis.parameter.path])) for values in settings])
+            for axis in self._axes
+        ]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where a field's values lie: numbers between 0 and 1, on their scale or by rank; other choices as far from each other as 1."""
+
+    parameter: Parameter
+
+    def place(self, value: Any) -> list[float]:
+        parameter = self.parameter
+        choices = [list(choice) if isinstance(choice, tuple) else choice for choice in parameter.values]
+        if not choices:
+            low, high, at = (np.log(x) if parameter.log else x for x in (parameter.low, parameter.high, max(value, 1e-300)))
+            return [float(np.clip((at - low) / (high - low), -1, 2)) if high > low else 0.0]  # published values may lie outside
+        if all(isinstance(choice, (int, float)) and not isinstance(choice, bool) for choice in choices):
+            return [float(np.interp(value, sorted(choices), np.linspace(0, 1, len(choices))))]
+        plain = list(value) if isinstance(value, (tuple, list)) else value
+        return [np.sqrt(0.5) * (plain == choice) for choice in choices]
+
+
+def _components(centred: FloatArray) -> FloatArray:
+    """Leading principal components (components, epochs), at least one."""
+    _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+    share = np.cumsum(singular**2) / max(float((singular**2).sum()), 1e-300)
+    return np.asarray(axes[: min(int(np.searchsorted(share, _EXPLAINED)) + 1, _MOST_COMPONENTS)])
+
+
+def _filled(curves: Sequence[FloatArray], epochs: int) -> FloatArray:
+    """Curves (trials, epochs); a missing epoch is regressed on the one before, over the trials that have both."""
+    whole = np.full((len(curves), epochs), np.nan)
+    for row, curve in zip(whole, curves, strict=True):
+        row[: curve.size] = curve
+    for epoch in range(1, epochs):
+        before, missing = whole[:, epoch - 1], np.isnan(whole[:, epoch])
+        x, step = before[~missing], (whole[:, epoch] - before)[~missing]
+        slope = ((x - x.mean()) * (step - step.mean())).sum() / (((x - x.mean()) ** 2).sum() + _RIDGE)
+        whole[missing, epoch] = (before + step.mean() + slope * (before - x.mean()))[missing]
+    return whole
+
+
+def _logit(dice: FloatArray) -> FloatArray:
+    return np.log((dice + _SOFT) / (1 + _SOFT - dice))
+
+
+def _dice(logit: FloatArray) -> FloatArray:
+    return np.clip((1 + 2 * _SOFT) / (1 + np.exp(-logit)) - _SOFT, 0.0, 1.0)
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return json.dumps({path: float(value) if isinstance(value, (int, float)) else value for path, value in sorted(values.items())})
