@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cdal.errors import InputError
 from tune.curves import Surrogate, read
-from tune.estimates import estimate_ratio
+from tune.medians import estimate_ratio
 from tune.rehearse import STRATEGIES, Plan, about, rehearse, run_one, summary, table
 from tune.results import load
 from tune.simulation import Cluster

@@ -14,7 +14,6 @@ was; with --again they are scored once more, and the results count it. The last 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from cdal.errors import InputError
+    from tune.command import DONE, INTERRUPTED, WORK_FAILED, leave, run
     from tune.results import create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from tune.plan import Node, Plan
     from tune.selection import Contest, Look
 
-DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 _TOP, _SEEDS = 5, 5
 
 
@@ -71,18 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 done, 1 the work failed, 2 the input is wrong, 130 interrupted."""
-    given = parser().parse_args(arguments)
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    try:
-        return retrain(given, console)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted before anything began", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
+    return run(retrain, parser().parse_args(arguments))
 
 
 def retrain(given: argparse.Namespace, console: Console) -> int:
@@ -150,11 +138,11 @@ def _train(
         records = retraining.run(console)
     except Interrupted:
         console.print(f"interrupted; all results are saved. Go on with:\n{again}", markup=False)
-        _leave(INTERRUPTED)
+        leave(INTERRUPTED)
     except Exception as error:
         traceback.print_exc()
         console.print(f"the retraining failed: {error}\ngo on with: {again}", markup=False)
-        _leave(WORK_FAILED)
+        leave(WORK_FAILED)
     page = build(root)
     rows = [row for row in load(root).finalists().to_pylist() if row["experiment"] == name]
     _print_finalists(rows, plan, contest, console)
@@ -309,13 +297,6 @@ def _resume_command(given: argparse.Namespace) -> str:
         command += [f"--{option}", getattr(given, option)] if getattr(given, option) else []
     command += ["--storage", given.storage] if given.storage != "results" else []
     return shlex.join(command)
-
-
-def _leave(status: int) -> None:
-    """End at once: Ray Tune's thread may still run, and the processes that Ray started end with this one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ try:
 
     from cdal.errors import InputError
     from tune.curves import Recording, Surrogate, read
-    from tune.estimates import Estimate, estimate, estimate_ratio, number
     from tune.improvement import DEFAULT_MIN_IMPROVEMENT, why_enough
+    from tune.medians import Estimate, estimate, estimate_ratio, number
     from tune.plan import Options, grace_epochs
     from tune.results import load
     from tune.samplers import check_sampler

@@ -6,7 +6,6 @@ Nothing is kept but in the lake and in the trainings' own checkpoints, so this m
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,12 +22,10 @@ from tune.progress import Progress
 from tune.recorder import Record, Recorder, RecordingCallback
 from tune.results import load
 from tune.selection import Contest, Training
-from tune.session import Interrupted, connect
+from tune.session import Interrupted, connect, run_tuner
 from tune.status import DIVERGED, FINISHED
 from tune.strategy import Proposal
 from tune.trial import RESTARTS, CdalTrial, TrialSettings, trial_id
-
-_TICK_SECONDS = 0.25
 
 
 class Retraining:
@@ -91,27 +88,11 @@ class Retraining:
         return record.status == DIVERGED or (record.status == FINISHED and record.row.get("test_evaluations") == times)
 
     def _run_tune(self, console: Console, left: list[Training]) -> None:
-        """Let Ray Tune run in a thread; show how it goes until it is done."""
-        tuner = self._tuner(left)
-        problems: list[BaseException] = []
-
-        def fit() -> None:
-            try:
-                tuner.fit()
-            except BaseException as error:  # handed over to the main thread
-                problems.append(error)
-
-        thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+        """Let Ray Tune run, and show how it goes until it is done."""
         epochs = max(training.config.training.epochs for training in left)
         endless = Budget(seconds=None, epochs=epochs)
         with Progress(console, trials=len(self._contest.trainings), epochs=epochs, budget=endless) as progress:
-            thread.start()
-            while thread.is_alive():
-                progress.show(self._recorder.snapshot())
-                thread.join(_TICK_SECONDS)
-            progress.show(self._recorder.snapshot())
-        if problems:
-            raise problems[0]
+            run_tuner(self._tuner(left), lambda: progress.show(self._recorder.snapshot()))
 
     def _tuner(self, left: list[Training]) -> ray.tune.Tuner:
         resources = self._plan.resources

@@ -20,7 +20,6 @@ A search that was cut, by Ctrl-C or by a power failure, goes on with `--resume`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from cdal.errors import InputError
+    from tune.command import DONE, INTERRUPTED, WORK_FAILED, leave, run
     from tune.results import create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from tune.plan import Node, Options, Plan
     from tune.recorder import Record
 
-DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 _ON_RESUME = (
     "trials", "time_budget", "gpu_hours", "cost_per_gpu_hour", "min_improvement", "data", "max_concurrent",
     "workers_per_trial", "cpus_per_worker", "gpus_per_worker",
@@ -111,18 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 done, 1 the work failed, 2 the input is wrong, 130 interrupted."""
-    given = parser().parse_args(arguments)
-    from rich.console import Console
-
-    console = Console(soft_wrap=True, highlight=False)
-    try:
-        return search(given, console)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted before anything began", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
+    return run(search, parser().parse_args(arguments))
 
 
 def search(given: argparse.Namespace, console: Console) -> int:
@@ -172,13 +160,13 @@ def search(given: argparse.Namespace, console: Console) -> int:
             records = session.run(console, resume=description is not None, budget=budget)
         except Interrupted:
             _print_interrupted(given, name, console)
-            _leave(INTERRUPTED)
+            leave(INTERRUPTED)
         except InputError:
             raise
         except Exception as error:
             traceback.print_exc()
             console.print(f"the search failed: {error}\ngo on with: {_resume_command(given, name)}", markup=False)
-            _leave(WORK_FAILED)
+            leave(WORK_FAILED)
     return _finish(plan, root, records, console)
 
 
@@ -271,13 +259,6 @@ def _finish(plan: Plan, root: Path, records: list[Record], console: Console) -> 
     console.print(top_table(records, list(plan.space.parameters)))
     print(page)  # noqa: T201
     return DONE
-
-
-def _leave(status: int) -> None:
-    """End at once: Ray Tune's thread may still run, and the processes that Ray started end with this one."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 if __name__ == "__main__":

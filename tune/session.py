@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -166,34 +166,23 @@ class Session:
         return self._enough[1]
 
     def _run_tune(self, console: Console, queue: Queue, limits: Budget) -> None:
-        """Let Ray Tune run in a thread; show how it goes until it is done."""
-        tuner = self._tuner(queue, limits)
-        problems: list[BaseException] = []
-
-        def fit() -> None:
-            try:
-                tuner.fit()
-            except BaseException as error:  # handed over to the main thread
-                problems.append(error)
-
-        thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+        """Let Ray Tune run, and show how it goes until it is done."""
         epochs = self.plan.published.training.epochs
         price = self.plan.options.cost_per_gpu_hour
         shown = Progress(console, trials=self.plan.trials, epochs=epochs, budget=limits, gpus=self.plan.gpus, price=price)
-        with shown as progress:
-            thread.start()
-            saved = time.monotonic()
-            while thread.is_alive() and not self._interrupted.is_set():
-                progress.show(self.recorder.snapshot())
-                if time.monotonic() - saved > _CLOCK_SECONDS:
-                    self._write_clock()
-                    saved = time.monotonic()
-                thread.join(_TICK_SECONDS)
-            progress.show(self.recorder.snapshot())
-        if self._interrupted.is_set():
-            raise Interrupted
-        if problems:
-            raise problems[0]
+        saved = time.monotonic()
+
+        def watch() -> None:
+            nonlocal saved
+            shown.show(self.recorder.snapshot())
+            if time.monotonic() - saved > _CLOCK_SECONDS:
+                self._write_clock()
+                saved = time.monotonic()
+            if self._interrupted.is_set():
+                raise Interrupted
+
+        with shown:
+            run_tuner(self._tuner(queue, limits), watch)
 
     def _tuner(self, queue: Queue, limits: Budget) -> ray.tune.Tuner:
         resources = self.plan.resources
@@ -315,6 +304,30 @@ def trial_config(plan: Plan, proposal: Proposal) -> Config:
     if proposal.kind == UNET:
         return config.replace({path: value for path, value in _UNET_RECIPE.items() if path not in plan.space.fixed})
     return config
+
+
+def run_tuner(tuner: ray.tune.Tuner, watch: Callable[[], None]) -> None:
+    """Let Ray Tune run in a thread until it is done; `watch` is called now and then, and once more at the end.
+
+    Raises:
+        Exception: what ended Ray Tune, or what `watch` raised, upon which Ray Tune is left running.
+    """
+    problems: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:  # handed over to the caller's thread
+            problems.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        watch()
+        thread.join(_TICK_SECONDS)
+    watch()
+    if problems:
+        raise problems[0]
 
 
 @contextmanager

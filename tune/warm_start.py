@@ -7,6 +7,7 @@ controls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tune.results import Experiment, Lake, load
 from tune.space import Space
 from tune.status import ENDED, FINISHED, SEARCHED, UNET
 from tune.strategy import Curve, Outcome, Proposal
+from tune.trial import curve
 
 MOST_HINTS = 10
 _IGNORED = ("training.seed",)
@@ -78,15 +80,16 @@ def gather(source: str, root: Path, space: Space, split_hash: str) -> WarmStart:
     lake, experiments = _open(source, root)
     told: list[Outcome] = []
     others: list[tuple[float, dict[str, Any]]] = []
+    trials = _trials(lake)
     for experiment in experiments:
         comparable = _comparable(experiment, space, split_hash)
-        for row, curve in trials_of(lake, experiment.name):
+        for row, points in trials.get(experiment.name, ()):
             if row["kind"] == UNET or row["status"] not in ENDED:
                 continue
             if comparable and (values := _values(row, space, clip=False)) is not None:
-                told.append(Outcome(Proposal(-1 - len(told), SEARCHED, values), row["status"], curve, costs_of(row)))
-            elif curve and (values := _values(row, space, clip=True)) is not None:
-                others.append((curve[-1][1], values))
+                told.append(Outcome(Proposal(-1 - len(told), SEARCHED, values), row["status"], points, costs_of(row)))
+            elif points and (values := _values(row, space, clip=True)) is not None:
+                others.append((points[-1][1], values))
     hints: list[dict[str, Any]] = []
     for _, values in sorted(others, key=lambda other: -other[0]):
         if values not in hints and values != space.published and len(hints) < MOST_HINTS:
@@ -96,26 +99,17 @@ def gather(source: str, root: Path, space: Space, split_hash: str) -> WarmStart:
     return WarmStart(tuple(told), tuple(hints))
 
 
-def trials_of(lake: Lake, experiment: str) -> list[tuple[dict[str, Any], Curve]]:
-    """Every trial of an experiment: its row without the nulls, and (epoch, best Dice so far)."""
-    dice: dict[str, dict[int, float]] = {}
+def _trials(lake: Lake) -> dict[str, list[tuple[dict[str, Any], Curve]]]:
+    """Every trial by experiment: its row without the nulls, and (epoch, best Dice so far)."""
+    dice: dict[tuple[str, str], dict[int, float]] = {}
     for row in lake.metrics(["dice"]).to_pylist():
-        if row["experiment"] == experiment and row["dice"] is not None:
-            dice.setdefault(row["trial_id"], {})[int(row["epoch"])] = float(row["dice"])
-    rows = [row for row in lake.trials().to_pylist() if row["experiment"] == experiment]
-    return [
-        ({name: value for name, value in row.items() if value is not None}, best_so_far(dice.get(row["trial_id"], {})))
-        for row in rows
-    ]
-
-
-def best_so_far(dice: Mapping[int, float]) -> Curve:
-    """(epoch, best Dice so far) from the Dice of every epoch; an epoch without a finite Dice changes nothing."""
-    best, points = -1.0, []
-    for epoch in sorted(dice):
-        best = max(best, dice[epoch]) if dice[epoch] == dice[epoch] else best
-        points.append((epoch, best))
-    return [point for point in points if point[1] >= 0]
+        if row["dice"] is not None and math.isfinite(row["dice"]):
+            dice.setdefault((row["experiment"], row["trial_id"]), {})[int(row["epoch"])] = float(row["dice"])
+    found: dict[str, list[tuple[dict[str, Any], Curve]]] = {}
+    for row in lake.trials().to_pylist():
+        own = dice.get((row["experiment"], row["trial_id"]), {})
+        found.setdefault(row["experiment"], []).append(({k: v for k, v in row.items() if v is not None}, curve(own)))
+    return found
 
 
 def costs_of(row: Mapping[str, Any]) -> dict[str, float]:
