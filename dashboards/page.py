@@ -178,7 +178,7 @@ def _tradeoffs(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
     )
     heads = "".join(f'<th scope="col">{heading}</th>' for heading in ("Trial", "Votes", "Dice", "Seconds per case"))
     table = (
-        f'<details><summary>The {len(front)} points that none beats</summary><div class="scroll">'
+        f'<details><summary>The {len(front)} point{"s" * (len(front) > 1)} that none beats</summary><div class="scroll">'
         f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
     )
     return _chart(f"{name}-tradeoffs", title, caption, table)
