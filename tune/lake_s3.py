@@ -7,6 +7,7 @@ Address, region and credentials of the service come from the standard AWS variab
 from __future__ import annotations
 
 import os
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -82,7 +83,10 @@ class Bucket:
 
     def write(self, path: str, content: pa.Buffer | bytes) -> None:
         """One put: the file appears whole or not at all."""
-        self._ask(path, lambda: self._client.put_object(**self._where(path), Body=bytes(content)))
+        try:
+            self._ask(path, lambda: self._client.put_object(**self._where(path), Body=memoryview(content).tobytes()))
+        except FileNotFoundError as error:
+            raise RemoteError(f"{error.filename} cannot be written: {self._service} is no S3 service; check AWS_ENDPOINT_URL") from error
 
     def create(self, path: str, content: bytes) -> bool:
         """Like `write`, but only where there is no such file; tells whether it was written.
@@ -153,7 +157,8 @@ class Bucket:
             raise RemoteError(f"{name} cannot be used without AWS credentials ({_line(error)}); {hint}") from error
         except (boto.HTTPClientError, boto.ConnectionError) as error:
             hint = "check the network and AWS_ENDPOINT_URL"
-            raise RemoteError(f"{name} cannot be reached at {self._service} ({_line(error)}); {hint}") from error
+            what = str(error).partition(" URL")[0]  # which follows, though it has just been told
+            raise RemoteError(f"{name} cannot be reached at {self._service} ({what}); {hint}") from error
         except (boto.BotoCoreError, ValueError) as error:
             raise RemoteError(f"{name} cannot be used: {_line(error)}; check the AWS_* settings") from error
 
@@ -206,4 +211,4 @@ def _code(error: Any) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__

@@ -140,8 +140,8 @@ def check_writable(root: str | Path) -> None:
         store.read(path)
         store.folders()
         store.delete([path])
-    except RemoteError:
-        raise
+    except RemoteError as error:
+        raise RemoteError(str(error).replace(f"/{path}", "")) from error
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{root} cannot be written: {reason}; choose another --storage, or make this one writable") from error

@@ -25,6 +25,8 @@ SCHEMA_VERSION = 1
 
 _TEXT, _WHOLE, _NUMBER, _BYTES = pa.string(), pa.int64(), pa.float64(), pa.binary()
 _TIME = pa.timestamp("us", tz="UTC")
+_NUMBERS = pa.list_(_NUMBER)
+_PYTHON = {_TEXT: str, _NUMBER: float, _BYTES: bytes, _TIME: datetime}
 
 SCHEMAS: dict[str, pa.Schema] = {
     "trials": pa.schema(
@@ -80,7 +82,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "images": _WHOLE,  # training samples so far
             "dice": _NUMBER,  # cheap validation, mean over classes and cases
             "iou": _NUMBER,
-            "class_dice": pa.list_(_NUMBER),
+            "class_dice": _NUMBERS,
             "loss_generator": _NUMBER,
             "loss_discriminator": _NUMBER,
             "lr_generator": _NUMBER,
@@ -139,6 +141,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "gallery": ("experiment", "trial_id", "split", "case"),
 }
 
+_TYPES = {table: dict(zip(schema.names, schema.types, strict=True)) for table, schema in SCHEMAS.items()}
 _VERSION_KEY = b"schema_version"
 _EXACT = 2**53  # the largest whole number up to which floating-point numbers tell all apart
 _MOST_NUMBERS = 2**62
@@ -161,20 +164,29 @@ def plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def fit(value: Any, field: pa.Field, table: str) -> Any:
-    """Check a value against its column."""
-    if field.type == _TIME and isinstance(value, (int, float)):
-        return datetime.fromtimestamp(value, UTC)
-    if field.type == _WHOLE and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if field.type == _NUMBER and isinstance(value, int):
-        return float(value)
+def fit(value: Any, column: str, table: str) -> Any:
+    """A value as its column holds it; those of columns that nobody declared pass. Raises ValueError where it does not fit."""
+    kind = _TYPES[table].get(column)
+    if kind is None or value is None:
+        return value
     try:
-        if field.type == _WHOLE and not isinstance(value, int):
-            raise TypeError("not a whole number")  # Arrow would cut off the fraction
-        pa.scalar(value, field.type)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{table}.{field.name} is {value!r:.80}; the column holds {field.type}") from error
+        if kind == _TIME and isinstance(value, (int, float)):
+            return datetime.fromtimestamp(value, UTC)
+        if kind == _WHOLE and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if kind == _NUMBER and isinstance(value, int):
+            value = float(value)
+    except (OverflowError, ValueError, OSError):
+        pass  # told below
+    # Arrow would check it as well, but cut off fractions, and load pandas at the first value.
+    if kind == _NUMBERS:
+        fits = isinstance(value, list) and all(item is None or isinstance(item, (int, float)) for item in value)
+    elif kind == _WHOLE:
+        fits = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    else:
+        fits = isinstance(value, _PYTHON[kind])
+    if not fits:
+        raise ValueError(f"{table}.{column} is {value!r:.80}; the column holds {kind}")
     return value
 
 
@@ -316,7 +328,7 @@ def _common(types: Sequence[pa.DataType]) -> pa.DataType:
     if all(map(_numeric, kinds)):
         return _NUMBER
     if all(pa.types.is_list(kind) and _numeric(kind.value_type) for kind in kinds):
-        return pa.list_(_NUMBER)
+        return _NUMBERS
     return _TEXT
 
 

@@ -164,10 +164,7 @@ class Writer:
         missing = [name for name in KEYS[table] if values.get(name) is None]
         if missing:
             raise ValueError(f"a row of {table} lacks {', '.join(missing)}; its key is {', '.join(KEYS[table])}")
-        for field in SCHEMAS[table]:
-            if values.get(field.name) is not None:
-                values[field.name] = fit(values[field.name], field, table)
-        return values
+        return {name: fit(value, name, table) for name, value in values.items()}
 
     def _keep(self, table: str, rows: pa.Table) -> None:
         """Make rows durable: in the spool where there is one that can be written, else in the lake."""
