@@ -79,12 +79,13 @@ def _write_metrics(root: str | Path, curves: np.ndarray, order: np.ndarray, rand
         "loss_generator": random.gamma(2.0, size=count),
         "loss_discriminator": random.gamma(2.0, size=count),
     }
-    _write(root, "metrics", columns, _START + 100_000 * np.arange(count))
+    _write(root, "metrics", _table("metrics", columns, _START + 100_000 * np.arange(count)))
 
 
 def _write_trials(root: str | Path, settings: np.ndarray, curves: np.ndarray, random: np.random.Generator) -> None:
     trials, epochs = curves.shape
     number = np.arange(trials)
+    versions = []
     batch_end = (1 + number // AT_ONCE) * AT_ONCE * epochs * 100_000
     for place, status in enumerate(("pending", "running", "stopped")):
         ended = status == "stopped"
@@ -109,7 +110,8 @@ def _write_trials(root: str | Path, settings: np.ndarray, curves: np.ndarray, ra
             columns |= {"seconds_per_case": random.uniform(0.1, 1, trials), "cost": random.uniform(1, 2, trials)}
         columns |= {f"config.loss.weight_{place}": settings[:, place] for place in range(settings.shape[1])}
         columns |= {f"config.model.constant_{place}": np.full(trials, place) for place in range(_CONSTANT)}
-        _write(root, "trials", columns, _START + batch_end + (place - 2) * 5 * 10**8 + number)
+        versions.append(_table("trials", columns, _START + batch_end + (place - 2) * 5 * 10**8 + number))
+    _write(root, "trials", pa.concat_tables(versions))
 
 
 def _write_scores(root: str | Path, finished: np.ndarray, tops: np.ndarray, random: np.random.Generator) -> None:
@@ -120,13 +122,13 @@ def _write_scores(root: str | Path, finished: np.ndarray, tops: np.ndarray, rand
     columns: dict[str, Any] = {"trial_id": _ids(finished[trial]), "split": ["validation"] * len(trial), "case": names[case]}
     columns |= {"class": np.array(CLASSES)[kind], "votes": np.array(VOTES)[votes], "dice": dice, "iou": dice * 0.8}
     columns |= {"hd95": 5 * (1 - dice), "seconds": 0.2 * (1 + votes)}
-    _write(root, "cases", columns, _START + 10**9 * (1 + trial) + np.arange(len(trial)))
+    _write(root, "cases", _table("cases", columns, _START + 10**9 * (1 + trial) + np.arange(len(trial))))
     pictures = [_picture(random, colours) for colours in (256, 3, 3)]
     trial, case = (axis.ravel() for axis in np.indices((len(finished), PICTURES)))
     columns = {"trial_id": _ids(finished[trial]), "split": ["validation"] * len(trial), "case": names[case]}
     columns |= {"votes": np.full(len(trial), VOTES[-1]), "dice": np.clip(tops[finished][trial] + 0.01 * case, 0, 1)}
     columns |= {name: [picture] * len(trial) for name, picture in zip(("image", "truth", "prediction"), pictures, strict=True)}
-    _write(root, "gallery", columns, _START + 10**9 * (1 + trial) + np.arange(len(trial)))
+    _write(root, "gallery", _table("gallery", columns, _START + 10**9 * (1 + trial) + np.arange(len(trial))))
 
 
 def _ids(numbers: np.ndarray) -> pa.Array:
@@ -139,16 +141,19 @@ def _picture(random: np.random.Generator, colours: int) -> bytes:
     return sink.getvalue()
 
 
-def _write(root: str | Path, table: str, columns: dict[str, Any], stamps: np.ndarray) -> None:
-    """Files as a writer's merges leave them: each an eighth of the one before, seven of a size."""
-    count = len(stamps)
-    whole = pa.table({"experiment": [NAME] * count} | columns)
-    whole = whole.append_column("recorded_at", pa.array(stamps).cast(pa.timestamp("us", tz="UTC"))).sort_by("recorded_at")
-    for field in SCHEMAS[table]:
-        if field.name not in whole.column_names:
-            whole = whole.append_column(field, pa.nulls(count, field.type))
-    for start, stop, level in _parts(count):
-        write_file(Store(root), f"{NAME}/{table}", whole.slice(start, stop - start), level)
+def _table(table: str, columns: dict[str, Any], stamps: np.ndarray) -> pa.Table:
+    """Rows with the columns in the order in which a writer has them."""
+    count, known = len(stamps), SCHEMAS[table]
+    own = {"experiment": [NAME] * count, "recorded_at": pa.array(stamps).cast(pa.timestamp("us", tz="UTC"))} | columns
+    missing = {field.name: pa.nulls(count, field.type) for field in known if field.name not in own}
+    return pa.table(own | missing).select([*known.names, *(name for name in own if name not in known.names)])
+
+
+def _write(root: str | Path, table: str, rows: pa.Table) -> None:
+    """Files as a writer's merges leave them: each an eighth of those before, seven of a size."""
+    rows = rows.sort_by("recorded_at")
+    for start, stop, level in _parts(rows.num_rows):
+        write_file(Store(root), f"{NAME}/{table}", rows.slice(start, stop - start), level)
 
 
 def _parts(count: int) -> Iterator[tuple[int, int, int]]:

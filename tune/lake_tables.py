@@ -315,8 +315,12 @@ def concatenate(parts: Sequence[pa.Table], table: str, columns: Sequence[str] | 
     types |= {name: _TEXT for name in types.keys() - known.keys() if types[name] == _NUMBER and _inexact(parts, name)}
     version = max(map(version_of, parts), default=SCHEMA_VERSION)
     schema = pa.schema(types, metadata={_VERSION_KEY: str(version).encode()})
-    whole = [pa.table([_convert(part, name, kind) for name, kind in types.items()], schema=schema) for part in parts]
-    return pa.concat_tables(whole) if whole else schema.empty_table()
+    whole = [part if part.schema.equals(schema) else _with_schema(part, schema) for part in parts]
+    return pa.concat_tables(part.replace_schema_metadata(schema.metadata) for part in whole) if whole else schema.empty_table()
+
+
+def _with_schema(part: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table([_convert(part, field.name, field.type) for field in schema], schema=schema)
 
 
 def _common(types: Sequence[pa.DataType]) -> pa.DataType:
@@ -367,7 +371,7 @@ def newest(table: pa.Table, key: Sequence[str]) -> pa.Table:
     if not last.all():
         kept = np.sort(by_key[last])
         order = kept if order is None else order[kept]
-    return table if order is None else table.take(pa.array(order))
+    return table if order is None else table.take(pa.Array.from_buffers(_WHOLE, len(order), [None, pa.py_buffer(order)]))
 
 
 def _numbered(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -388,7 +392,10 @@ def _numbered(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def _whole_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.fill_null(column, 0).to_numpy(), dtype=np.int64)
+    if column.null_count:
+        return np.nan_to_num(column.to_numpy()).astype(np.int64)
+    # Arrow's own conversion would load pandas, which takes longer than reading a lake.
+    return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]).astype(np.int64, copy=False)
 
 
 def stamp_of(path: str) -> int:
