@@ -69,7 +69,9 @@ def _write_metrics(root: str | Path, curves: np.ndarray, order: np.ndarray, rand
         "images": epoch * 400,
         "dice": curves.ravel()[order],
         "iou": curves.ravel()[order] * 0.8,
-        "class_dice": pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(curves.ravel()[order], 2)), 2).cast(pa.list_(pa.float64())),
+        "class_dice": pa.FixedSizeListArray.from_arrays(pa.array(np.repeat(curves.ravel()[order], 2)), 2).cast(
+            pa.list_(pa.float64())
+        ),
         "train_seconds": random.uniform(10, 12, count),
         "validation_seconds": random.uniform(1, 2, count),
         "images_per_second": random.uniform(30, 40, count),
@@ -211,15 +213,21 @@ def main() -> None:
         make_lake(small, max(given.trials // 10, 1), given.epochs)
         files = [path for path in root.rglob("*.parquet")]
         size = sum(path.stat().st_size for path in files)
-        print(f"{given.trials:,} trials of {given.epochs} epochs: {len(files)} files, {size / 2**20:.0f} MiB, made in {time.perf_counter() - start:.0f} s")
+        print(
+            f"{given.trials:,} trials of {given.epochs} epochs: {len(files)} files, {size / 2**20:.0f} MiB, made in {time.perf_counter() - start:.0f} s"
+        )
         done = subprocess.run([sys.executable, "-c", _READ, str(root)], capture_output=True, text=True, check=True)
         report = json.loads(done.stdout)
         growth = report.pop("bytes")
         for table, (rows, wall, cpu) in report.items():
             print(f"  {table:8} {rows or '':>9} rows  {wall:6.2f} s  {cpu:6.2f} s of processor")
-        print(f"resident memory grew by {growth / 2**20:.0f} MiB at most (bar {BARS['bytes'] / 2**20:.0f}); bar of seconds {BARS['seconds']}")
+        print(
+            f"resident memory grew by {growth / 2**20:.0f} MiB at most (bar {BARS['bytes'] / 2**20:.0f}); bar of seconds {BARS['seconds']}"
+        )
         few, many = append_seconds(small), append_seconds(root)
-        print(f"append: {few * 1e3:.2f} ms beside a tenth, {many * 1e3:.2f} ms beside all: ratio {many / few:.2f} (bar {BARS['ratio']})")
+        print(
+            f"append: {few * 1e3:.2f} ms beside a tenth, {many * 1e3:.2f} ms beside all: ratio {many / few:.2f} (bar {BARS['ratio']})"
+        )
 
 
 if __name__ == "__main__":

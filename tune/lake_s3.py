@@ -64,7 +64,7 @@ class Bucket:
         _, folders, files = self._list("")
         return sorted(folders) if folders or files else None
 
-    def list(self, folder: str) -> dict[str, Found]:
+    def listing(self, folder: str) -> dict[str, Found]:
         """The files of a folder by name; empty where there is no such folder."""
         prefix, _, files = self._list(folder)
         return {item["Key"].removeprefix(prefix): Found(item["Size"], item["LastModified"].timestamp()) for item in files}
@@ -86,7 +86,9 @@ class Bucket:
         try:
             self._ask(path, lambda: self._client.put_object(**self._where(path), Body=memoryview(content).tobytes()))
         except FileNotFoundError as error:
-            raise RemoteError(f"{error.filename} cannot be written: {self._service} is no S3 service; check AWS_ENDPOINT_URL") from error
+            raise RemoteError(
+                f"{error.filename} cannot be written: {self._service} is no S3 service; check AWS_ENDPOINT_URL"
+            ) from error
 
     def create(self, path: str, content: bytes) -> bool:
         """Like `write`, but only where there is no such file; tells whether it was written.
@@ -152,7 +154,12 @@ class Bucket:
             if code in _MISSING:
                 raise FileNotFoundError(2, "no such object", name) from error
             raise RemoteError(f"{name} cannot be used: {self._reason(code, error)}") from error
-        except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.CredentialRetrievalError) as error:
+        except (
+            boto.NoCredentialsError,
+            boto.PartialCredentialsError,
+            boto.ProfileNotFound,
+            boto.CredentialRetrievalError,
+        ) as error:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             raise RemoteError(f"{name} cannot be used without AWS credentials ({_line(error)}); {hint}") from error
         except (boto.HTTPClientError, boto.ConnectionError) as error:
@@ -168,9 +175,7 @@ class Bucket:
         if code in _CREDENTIALS:
             return f"{self._service} refuses the AWS credentials ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         if code in ("AccessDenied", "403", "AllAccessDisabled"):
-            return (
-                f"{self._service} denies access; the credentials need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there"
-            )
+            return f"{self._service} denies access; the credentials need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there"
         return f"{self._service} answers {_line(error)!r}"
 
     @property

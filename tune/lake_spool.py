@@ -186,7 +186,9 @@ class Outbox:
             write_file(self._store, table, newest(concatenate(list(parts.values()), table, None), KEYS[table]), TOP_LEVEL)
             self._store.delete(parts)
         if (after := self.size()) < before:
-            message = f"{self.folder} reached its bound of {self._limit / 2**20:.0f} MiB; rows that newer ones replaced were dropped"
+            message = (
+                f"{self.folder} reached its bound of {self._limit / 2**20:.0f} MiB; rows that newer ones replaced were dropped"
+            )
             warnings.warn(f"{message}, {(before - after) / 2**20:.1f} MiB", LakeWarning, stacklevel=2)
 
 

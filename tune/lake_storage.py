@@ -1,8 +1,8 @@
 """Whole files under one root, on this machine or in an object store.
 
-    store = Store("results")                        # or "s3://bucket/prefix"
-    store.write("first/notes.bin", b"...")          # whole or not at all
-    store.read("first/notes.bin"), store.exists("first/notes.bin"), store.files("first", ".bin")
+store = Store("results")                        # or "s3://bucket/prefix"
+store.write("first/notes.bin", b"...")          # whole or not at all
+store.read("first/notes.bin"), store.exists("first/notes.bin"), store.files("first", ".bin")
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ class Store:
 
     def sizes(self, folder: str, suffix: str = ".parquet") -> dict[str, int]:
         """Files of a folder that end like this, and their bytes; listed until two lists agree, for one may miss a file while others merge."""
-        previous, found = None, self._place.list(folder)
+        previous, found = None, self._place.listing(folder)
         while previous is None or found.keys() != previous.keys():
-            previous, found = found, self._place.list(folder)
+            previous, found = found, self._place.listing(folder)
         return {f"{folder}/{name}": about.size for name, about in found.items() if name.endswith(suffix)}
 
     def stale(self, folder: str) -> list[str]:
         """Temporary files that dead writers left."""
         old = time.time() - _STALE_SECONDS
-        found = self._place.list(folder).items()
+        found = self._place.listing(folder).items()
         return sorted(f"{folder}/{name}" for name, about in found if name.endswith(".tmp") and 0 < about.changed < old)
 
     def exists(self, path: str) -> bool:
@@ -151,7 +151,7 @@ class _Place(Protocol):
     """Where files are; all paths are relative to its base."""
 
     def folders(self) -> list[str] | None: ...
-    def list(self, folder: str) -> dict[str, Found]: ...
+    def listing(self, folder: str) -> dict[str, Found]: ...
     def exists(self, path: str) -> bool: ...
     def read(self, path: str) -> pa.Buffer: ...
     def write(self, path: str, content: pa.Buffer | bytes) -> None: ...
@@ -172,7 +172,7 @@ class _Disk:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def list(self, folder: str) -> dict[str, Found]:
+    def listing(self, folder: str) -> dict[str, Found]:
         found = {}
         try:
             with os.scandir(f"{self.base}/{folder}") as entries:
@@ -245,7 +245,7 @@ class _Foreign:
             return None
         return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
 
-    def list(self, folder: str) -> dict[str, Found]:
+    def listing(self, folder: str) -> dict[str, Found]:
         found = self._fs.get_file_info(pafs.FileSelector(f"{self._base}/{folder}", allow_not_found=True))
         return {info.base_name: Found(info.size, (info.mtime_ns or 0) / 1e9) for info in found if info.type == pafs.FileType.File}
 

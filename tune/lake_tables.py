@@ -353,7 +353,9 @@ def _convert(part: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray | 
     column = part[name]
     if column.type == kind:
         return column
-    if kind == _TEXT and not (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
+    if kind == _TEXT and not (
+        pa.types.is_integer(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)
+    ):
         return pa.array([None if value is None else _text(value) for value in column.to_pylist()], _TEXT)
     return column.cast(kind, safe=False)
 
@@ -393,9 +395,9 @@ def _numbered(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def _whole_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     if column.null_count:
-        return np.nan_to_num(column.to_numpy()).astype(np.int64)
+        return np.asarray(np.nan_to_num(column.to_numpy()), np.int64)
     # Arrow's own conversion would load pandas, which takes longer than reading a lake.
-    return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]).astype(np.int64, copy=False)
+    return np.asarray(np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]), np.int64)
 
 
 def stamp_of(path: str) -> int:

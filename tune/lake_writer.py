@@ -204,7 +204,9 @@ class Writer:
                 self._outboxes.append(outbox)
             self._outboxes.append(Outbox.new(spool, self._store.root, experiment, limit))
         except OSError as error:
-            message = f"{spool} cannot be written ({error.strerror or error}), so rows cannot wait there while {self._store.root} is away"
+            message = (
+                f"{spool} cannot be written ({error.strerror or error}), so rows cannot wait there while {self._store.root} is away"
+            )
             warnings.warn(message, LakeWarning, stacklevel=3)
         try:
             self._send()

@@ -66,7 +66,7 @@ __all__ = [
 
 _ROWS_PER_FILE = 1_000_000
 _BYTES_AT_ONCE = 128 * 2**20  # that compacting reads; pictures are large
-_THREADS = 16  # most of their time is spent waiting for the store
+_THREADS = 16  # that wait for the store
 
 
 def load(root: str | Path, *, filesystem: pafs.FileSystem | None = None) -> Lake:
