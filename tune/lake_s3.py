@@ -212,7 +212,7 @@ def _client(patience: Patience, process: int, settings: tuple[tuple[str, str], .
 
 
 def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+    return str(error.response.get("Error", {}).get("Code") or error.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _line(error: Exception) -> str:
