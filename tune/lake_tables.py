@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 
 _TEXT, _WHOLE, _NUMBER, _BYTES = pa.string(), pa.int64(), pa.float64(), pa.binary()
 _TIME = pa.timestamp("us", tz="UTC")
-_NUMBERS = pa.list_(_NUMBER)
+_NUMBERS, _EMPTY_LISTS = pa.list_(_NUMBER), pa.list_(pa.null())
 _PYTHON = {_TEXT: str, _NUMBER: float, _BYTES: bytes, _TIME: datetime}
 
 SCHEMAS: dict[str, pa.Schema] = {
@@ -324,9 +324,9 @@ def _with_schema(part: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _common(types: Sequence[pa.DataType]) -> pa.DataType:
-    kinds = {kind for kind in types if not pa.types.is_null(kind)}
-    if any(pa.types.is_list(kind) and not pa.types.is_null(kind.value_type) for kind in kinds):
-        kinds.discard(pa.list_(pa.null()))  # lists that were all empty
+    kinds = {pa.list_(kind.value_type) if pa.types.is_list(kind) else kind for kind in types if not pa.types.is_null(kind)}
+    if any(pa.types.is_list(kind) for kind in kinds - {_EMPTY_LISTS}):
+        kinds.discard(_EMPTY_LISTS)
     if len(kinds) <= 1:
         return kinds.pop() if kinds else pa.null()
     if all(map(_numeric, kinds)):
@@ -382,7 +382,7 @@ def _numbered(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:
     for name in key:
         column = table[name]
         if column.type != _WHOLE or column.null_count:
-            column = column.dictionary_encode("encode").unify_dictionaries()
+            column = column.dictionary_encode().unify_dictionaries()
             column = pa.chunked_array([chunk.indices for chunk in column.chunks], pa.int32())
         values = _whole_numbers(column)
         low, high = int(values.min()), int(values.max())
@@ -395,7 +395,7 @@ def _numbered(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:
 
 def _whole_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     if column.null_count:
-        return np.asarray(np.nan_to_num(column.to_numpy()), np.int64)
+        return np.asarray(np.nan_to_num(column.to_numpy(), nan=-1), np.int64)
     # Arrow's own conversion would load pandas, which takes longer than reading a lake.
     return np.asarray(np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]), np.int64)
 

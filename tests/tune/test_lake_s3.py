@@ -83,7 +83,11 @@ def test_a_store_keeps_whole_files(place: str, tmp_path: Path, request: pytest.F
     assert not store.create("a/notes é.txt", b"second")
     assert store.read("a/notes é.txt").to_pybytes() == b"first"
     assert (store.exists("a/tune/model.bin"), store.exists("a/tune"), store.exists("b")) == (True, False, False)
-    assert (store.folders(), store.files("a", ""), store.files("a/tune", ".bin")) == (["a"], ["a/notes é.txt"], ["a/tune/model.bin"])
+    assert (store.folders(), store.files("a", ""), store.files("a/tune", ".bin")) == (
+        ["a"],
+        ["a/notes é.txt"],
+        ["a/tune/model.bin"],
+    )
     local = store.local_path("a/tune/model.bin")
     assert (local.read_bytes() == b"1" * 100_000) if local else store.is_remote
     assert store.name("a/b") == f"{root}/a/b"
@@ -310,7 +314,10 @@ def test_an_experiment_of_the_same_name_does_not_get_the_rows_of_the_old_one(roo
 @pytest.mark.filterwarnings("ignore:.*meanwhile results wait:tune.results.LakeWarning")
 def test_close_leaves_rows_in_the_spool_and_says_how_to_send_them(root: str, s3: Bucket, spool: Path) -> None:
     writer = patient(root, close_seconds=0.1)
-    with pytest.warns(LakeWarning, match=f"files of results wait in .* python -m tune.results send --storage {root}$"), s3.service.away():
+    with (
+        pytest.warns(LakeWarning, match=f"files of results wait in .* python -m tune.results send --storage {root}$"),
+        s3.service.away(),
+    ):
         writer.append("metrics", {"trial_id": "a", "epoch": 1})
         writer.close()
         writer.close()
@@ -377,7 +384,10 @@ def test_a_good_place_passes_and_nothing_is_left_there(s3: Bucket, tmp_path: Pat
         ({"AWS_ACCESS_KEY_ID": "wrong"}, r"refuses the AWS credentials \(InvalidAccessKeyId\); check AWS_ACCESS_KEY_ID"),
         ({"AWS_ACCESS_KEY_ID": ""}, "without AWS credentials .* set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
         ({"AWS_PROFILE": "nobody"}, r"nobody.* set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "cannot be reached at http://127.0.0.1:9 .* check the network and AWS_ENDPOINT_URL"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+            "cannot be reached at http://127.0.0.1:9 .* check the network and AWS_ENDPOINT_URL",
+        ),
         ({"AWS_ENDPOINT_URL": "nonsense"}, "Invalid endpoint: nonsense"),
     ],
 )
