@@ -6,6 +6,7 @@ Address, region and credentials of the service come from the standard AWS variab
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 import threading
@@ -19,6 +20,7 @@ import pyarrow as pa
 from cdal.errors import InputError
 
 _CONNECTIONS = 32
+_TAIL = 2**20
 _CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId")
 _MISSING = ("NoSuchKey", "NotFound", "404")
 _CONFLICT = "ConditionalRequestConflict"
@@ -81,14 +83,23 @@ class Bucket:
         """A file's content, by one request. Raises FileNotFoundError."""
         return pa.py_buffer(self._ask(path, lambda: self._client.get_object(**self._where(path))["Body"].read(), again=2))
 
+    def open(self, path: str) -> pa.NativeFile:
+        """A file to read parts of; the first request brings its last MiB, which is all of most files. Raises FileNotFoundError."""
+        return pa.PythonFile(_Object(self, path), "r")
+
+    def part(self, path: str, places: str) -> tuple[bytes, int]:
+        """Some bytes of a file, and how many the whole has. Raises FileNotFoundError."""
+
+        def get() -> tuple[bytes, int]:
+            answer = self._client.get_object(**self._where(path), Range=f"bytes={places}")
+            content: bytes = answer["Body"].read()
+            return content, int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(content)
+
+        return self._ask(path, get, again=2)
+
     def write(self, path: str, content: pa.Buffer | bytes) -> None:
         """One put: the file appears whole or not at all."""
-        try:
-            self._ask(path, lambda: self._client.put_object(**self._where(path), Body=memoryview(content).tobytes()))
-        except FileNotFoundError as error:
-            raise RemoteError(
-                f"{error.filename} cannot be written: {self._service} is no S3 service; check AWS_ENDPOINT_URL"
-            ) from error
+        self._demand(path, lambda: self._client.put_object(**self._where(path), Body=memoryview(content).tobytes()))
 
     def create(self, path: str, content: bytes) -> bool:
         """Like `write`, but only where there is no such file; tells whether it was written.
@@ -110,7 +121,7 @@ class Bucket:
                 raise
             return ""
 
-        while (refused := self._ask(path, put)) == _CONFLICT:
+        while (refused := self._demand(path, put)) == _CONFLICT:
             time.sleep(0.2)  # another one creates it at this moment
         if refused in _UNSUPPORTED:
             self.write(path, content)
@@ -120,7 +131,7 @@ class Bucket:
 
     def delete(self, path: str) -> bool:
         """Delete a file; S3 does not tell whether there was one."""
-        self._ask(path, lambda: self._client.delete_object(**self._where(path)))
+        self._demand(path, lambda: self._client.delete_object(**self._where(path)))
         return True
 
     def _where(self, path: str) -> dict[str, str]:
@@ -133,9 +144,18 @@ class Bucket:
         def pages() -> list[dict[str, Any]]:
             return list(self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix, Delimiter="/"))
 
-        found = self._ask(folder, pages)
+        found = self._demand(folder, pages)
         folders = [item["Prefix"].removeprefix(prefix).rstrip("/") for page in found for item in page.get("CommonPrefixes", [])]
         return prefix, folders, [item for page in found for item in page.get("Contents", []) if item["Key"] != prefix]
+
+    def _demand(self, path: str, request: Callable[[], T]) -> T:
+        """Make a request that needs no file to be there. Raises RemoteError."""
+        try:
+            return self._ask(path, request)
+        except FileNotFoundError as error:
+            raise RemoteError(
+                f"{error.filename} cannot be used: {self._service} is no S3 service; check AWS_ENDPOINT_URL"
+            ) from error
 
     def _ask(self, path: str, request: Callable[[], T], again: int = 0) -> T:
         """Make a request, `again` that often when an answer breaks off. Raises FileNotFoundError and RemoteError."""
@@ -173,15 +193,46 @@ class Bucket:
         if code == "NoSuchBucket":
             return f"{self._service} has no bucket named {self._bucket!r}; check the name, or create the bucket"
         if code in _CREDENTIALS:
-            return f"{self._service} refuses the AWS credentials ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            return f"{self._service} refuses the AWS credentials ({code}); {hint}"
         if code in ("AccessDenied", "403", "AllAccessDisabled"):
-            return f"{self._service} denies access; the credentials need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there"
+            needed = "s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject"
+            return f"{self._service} denies access; the credentials need {needed} there"
         return f"{self._service} answers {_line(error)!r}"
 
     @property
     def _service(self) -> str:
         client = getattr(self, "_client", None)
         return "the S3 service" if client is None else str(client.meta.endpoint_url)
+
+
+class _Object(io.RawIOBase):
+    """What Arrow wants of a file that it reads parts of."""
+
+    def __init__(self, bucket: Bucket, path: str) -> None:
+        self._bucket, self._path, self._place = bucket, path, 0
+        self._tail, self._size = bucket.part(path, f"-{_TAIL}")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        start, end = self._place, self._size if size < 0 else min(self._place + size, self._size)
+        self._place = max(start, end)
+        first = self._size - len(self._tail)
+        if start >= first or start >= end:
+            return self._tail[max(start - first, 0) : max(end - first, 0)]
+        return self._bucket.part(self._path, f"{start}-{end - 1}")[0]
 
 
 def _settings() -> tuple[tuple[str, str], ...]:

@@ -86,7 +86,10 @@ class Store:
         return sorted(self.sizes(folder, suffix))
 
     def sizes(self, folder: str, suffix: str = ".parquet") -> dict[str, int]:
-        """Files of a folder that end like this, and their bytes; listed until two lists agree, for one may miss a file while others merge."""
+        """Files of a folder that end like this, and their bytes.
+
+        Listed until two lists agree, for one may miss a file while others are merged.
+        """
         previous, found = None, self._place.listing(folder)
         while previous is None or found.keys() != previous.keys():
             previous, found = found, self._place.listing(folder)
@@ -107,9 +110,8 @@ class Store:
         return self._place.read(path)
 
     def open(self, path: str) -> pa.NativeFile:
-        """A file to read parts of: from the disk where it is on this machine, else from its content. Raises FileNotFoundError."""
-        local = self.local_path(path)
-        return pa.BufferReader(self.read(path)) if local is None else pa.OSFile(str(local))
+        """A file to read parts of. Raises FileNotFoundError."""
+        return self._place.open(path)
 
     def write(self, path: str, content: pa.Buffer | bytes) -> None:
         """Write a file whole or not at all: by a rename on this machine, by one put elsewhere."""
@@ -136,9 +138,9 @@ def check_writable(root: str | Path) -> None:
     store = Store(root, patience=_IMPATIENT)
     path = f".writable-{uuid.uuid4().hex}"
     try:
+        store.folders()
         store.write(path, b"This file may be deleted.")
         store.read(path)
-        store.folders()
         store.delete([path])
     except RemoteError as error:
         raise RemoteError(str(error).replace(f"/{path}", "")) from error
@@ -154,6 +156,7 @@ class _Place(Protocol):
     def listing(self, folder: str) -> dict[str, Found]: ...
     def exists(self, path: str) -> bool: ...
     def read(self, path: str) -> pa.Buffer: ...
+    def open(self, path: str) -> pa.NativeFile: ...
     def write(self, path: str, content: pa.Buffer | bytes) -> None: ...
     def create(self, path: str, content: bytes) -> bool: ...
     def delete(self, path: str) -> bool: ...
@@ -190,8 +193,11 @@ class _Disk:
         return os.path.isfile(f"{self.base}/{path}")
 
     def read(self, path: str) -> pa.Buffer:
-        with pa.OSFile(f"{self.base}/{path}") as stream:
+        with self.open(path) as stream:
             return stream.read_buffer()
+
+    def open(self, path: str) -> pa.NativeFile:
+        return pa.OSFile(f"{self.base}/{path}")
 
     def write(self, path: str, content: pa.Buffer | bytes) -> None:
         temporary = self._temporary(path, content)
@@ -253,8 +259,11 @@ class _Foreign:
         return bool(self._fs.get_file_info(f"{self._base}/{path}").type == pafs.FileType.File)
 
     def read(self, path: str) -> pa.Buffer:
-        with self._fs.open_input_file(f"{self._base}/{path}") as stream:
+        with self.open(path) as stream:
             return stream.read_buffer()
+
+    def open(self, path: str) -> pa.NativeFile:
+        return self._fs.open_input_file(f"{self._base}/{path}")
 
     def write(self, path: str, content: pa.Buffer | bytes) -> None:
         with self._fs.open_output_stream(f"{self._base}/{path}") as stream:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tune.lake_s3 import RemoteError
 from tune.lake_storage import Store
 
 SCHEMA_VERSION = 1
@@ -269,11 +270,16 @@ def read_files(
 
 
 def read_file(store: Store, path: str, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One file's rows with the known columns in their types; with `columns`, only these. Raises UnusableError, FileNotFoundError."""
+    """One file's rows with the known columns in their types; with `columns`, only these.
+
+    Raises:
+        UnusableError: it is not one of ours.
+        OSError: it could not be read, or is not there.
+    """
     known = SCHEMAS[table]
-    with store.open(path) as content:
+    with pa.BufferReader(store.read(path)) if columns is None else store.open(path) as content:
         try:
-            file = pq.ParquetFile(content)
+            file = pq.ParquetFile(content, pre_buffer=True)
             metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
             if _VERSION_KEY not in metadata:
                 raise UnusableError("it carries no schema_version, so another program wrote it")
@@ -286,6 +292,8 @@ def read_file(store: Store, path: str, table: str, columns: Sequence[str] | None
                     rows = rows.set_column(index, name, rows[name].cast(known.field(name).type))
             rows = rows.replace_schema_metadata({_VERSION_KEY: metadata[_VERSION_KEY]})
             version_of(rows)
+        except (FileNotFoundError, RemoteError):
+            raise
         except OSError as error:
             if error.errno == errno.ESTALE:  # a network file system says so where another machine deleted the file
                 raise FileNotFoundError(errno.ENOENT, "deleted while it was read", store.name(path)) from error

@@ -22,15 +22,16 @@ from tune.lake_storage import REPEATED, Store
 from tune.lake_tables import KEYS, SCHEMAS, LakeWarning, fit, plain, stamp_of, to_table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LONGEST_WAIT = 30.0  # seconds between two tries
+_LONGEST_WAIT = 30.0  # seconds between two tries to send
+_LONGEST_WAIT_IN_MEMORY = 10.0  # seconds between two tries to make rows durable
 
 
 class Writer:
     """Appends rows to one experiment from one process; a thread makes them durable every few seconds.
 
-    On this machine rows go straight to the lake. To a lake elsewhere they go by way of the spool, a folder of this machine, from which
-    another thread sends them: rows survive a store that is away and a driver that is killed meanwhile. The next writer of the
-    experiment on this machine sends first what its forerunners left.
+    On this machine rows go straight to the lake. To a lake elsewhere they go by way of the spool, a folder of this machine, from
+    which another thread sends them: rows survive a store that is away and a driver that is killed meanwhile. The next writer of
+    the experiment on this machine sends first what its forerunners left.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class Writer:
             experiment: a name that `create_experiment` made.
             flush_seconds: how long a row may wait in memory; 0 makes every `append` durable before it returns.
             spool: folder where rows for a lake elsewhere wait; by default `spool` in the cache folder.
-            spool_bytes: what may wait there. Beyond it, rows that newer ones replaced are dropped; if that is not enough, rows wait in
-                memory.
+            spool_bytes: what may wait there. Beyond it, rows that newer ones replaced are dropped; if that is not enough, rows
+                wait in memory.
             retry_seconds: between a failure to send and the next try; doubled up to 30 s.
             close_seconds: how long `close` tries to send what still waits.
             filesystem: where `root` is a path on a file system of your own; then nothing is spooled.
@@ -74,6 +75,7 @@ class Writer:
         self._ending = threading.Event()  # no more files in the outbox
         self._waiting = threading.Event()  # there is something to send
         self._deadline = math.inf  # of sending, on the monotonic clock
+        self._closed = False
         self._threads: list[threading.Thread] = []
         self._outboxes: list[Outbox] = []
         if self._store.is_remote and filesystem is None:
@@ -134,7 +136,6 @@ class Writer:
             OSError: rows could be written neither to the lake nor to the spool.
         """
         with self._lock:
-            first = not self._closing.is_set()
             self._closing.set()
             self._ladder.merges = False
         for thread in self._threads:
@@ -148,7 +149,8 @@ class Writer:
             if thread is not threading.current_thread():
                 thread.join(self._close_seconds + 5)
         atexit.unregister(self.close)
-        if first:
+        if not self._closed:
+            self._closed = True
             self._close_spool()
 
     def __enter__(self) -> Writer:
@@ -194,7 +196,7 @@ class Writer:
                 self.flush()
                 wait = self._flush_seconds
             except (OSError, pa.ArrowException) as error:
-                wait = min(2 * wait, 60.0)
+                wait = min(2 * wait, _LONGEST_WAIT_IN_MEMORY)
                 warnings.warn(f"results wait in memory, trying again in {wait:.0f} s: {error}", LakeWarning, stacklevel=2)
 
     def _open_spool(self, spool: Path, experiment: Experiment, limit: int) -> None:
