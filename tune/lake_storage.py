@@ -30,6 +30,11 @@ class Store:
             self._fs, self._base = pafs.LocalFileSystem(), Path(self._root).expanduser().absolute().as_posix()
             self._local = True
 
+    @property
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        """The file system and the root's path in it, as other libraries take them."""
+        return self._fs, self._base
+
     def name(self, path: str) -> str:
         """A path as the user knows it."""
         return f"{self._root.rstrip('/')}/{path}"

@@ -49,9 +49,8 @@ class S3Service:
         self.requests: list[Request] = []
         self.misbehave: Callable[[Request], Answer | None] = lambda _: None
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
         self._numbers = itertools.count()
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._listen(port=0)
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.server_port}",
             "AWS_ACCESS_KEY_ID": "testing",
@@ -74,8 +73,17 @@ class S3Service:
         return Bucket(self, name)
 
     def stop(self) -> None:
-        """End the server."""
+        """End the server: connections are refused. What it holds is kept."""
         self._server.shutdown()
+        self._server.server_close()
+
+    def start_again(self) -> None:
+        """Serve what was held before the stop, under the same address."""
+        self._listen(self._server.server_port)
+
+    def _listen(self, port: int) -> None:
+        self._server = make_server("127.0.0.1", port, self._answer, threaded=True, request_handler=_Quiet)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         key = environ["PATH_INFO"].encode("latin-1").decode().lstrip("/").partition("/")[2]
@@ -103,6 +111,14 @@ class Bucket:
 
     def put(self, key: str, data: bytes = b"", **more: Any) -> None:
         self.service.client.put_object(Bucket=self.name, Key=key, Body=data, **more)
+
+    def get(self, key: str) -> bytes:
+        return bytes(self.service.client.get_object(Bucket=self.name, Key=key)["Body"].read())
+
+    @property
+    def keys(self) -> set[str]:
+        pages = self.service.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return {item["Key"] for page in pages for item in page.get("Contents", ())}
 
     def put_in_parts(self, key: str, *parts: bytes) -> None:
         """As large objects are sent; their ETag is no MD5 of the content."""
