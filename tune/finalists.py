@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 try:
     from cdal.errors import InputError
     from tune.command import DONE, INTERRUPTED, WORK_FAILED, lake_root, leave, run
-    from tune.results import create_experiment, load, read_experiment
+    from tune.results import check_writable, create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
         sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
@@ -103,6 +103,7 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
     if given.dry_run:
         _print_plan(plan, contest, name, before, console)
         return DONE
+    check_writable(root)
     if earlier is None:
         if not given.again:
             refuse_again(before)

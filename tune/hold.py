@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from cdal.errors import InputError
-from tune.lake_storage import Store
+from tune.lake_storage import REPEATED, Store
 from tune.mirror import working_folder
 from tune.results import LakeWarning
 
@@ -46,7 +46,7 @@ def hold(place: str, say: Callable[[str], None]) -> Iterator[None]:
         if "://" not in place:
             yield
             return
-        store = Store(place, None)
+        store = Store(place, patience=REPEATED)
         _wait_for_silence(store, place, say)
         if not store.create(_SIGN, _new_sign(0)):
             raise InputError(_taken(place))

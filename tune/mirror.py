@@ -22,8 +22,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow.fs as pafs
+
 from cdal.data.cache import cache_folder
-from tune.lake_storage import Store
+from tune.lake_storage import REPEATED, Store
 from tune.results import LakeWarning
 
 _PAUSE_SECONDS = 5.0  # between two copies of a file
@@ -44,8 +46,15 @@ def ray_storage(place: str) -> dict[str, Any]:
     """A folder of the lake, as the run configurations of Ray Tune and Ray Train name it."""
     if "://" not in place:
         return {"storage_path": os.path.abspath(place)}
-    filesystem, path = Store(place, None).arrow
-    return {"storage_path": path, "storage_filesystem": filesystem}
+    import s3fs  # only where it is needed: it takes a second to import
+
+    patience = {
+        "retries": {"max_attempts": 12, "mode": "standard"},
+        "connect_timeout": 3,
+        "read_timeout": 10,
+    }  # half a minute's absence
+    filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(s3fs.S3FileSystem(config_kwargs=patience, use_listings_cache=False)))
+    return {"storage_path": place.removeprefix("s3://"), "storage_filesystem": filesystem}
 
 
 class Mirror:
@@ -59,7 +68,7 @@ class Mirror:
             names: of its files, in the order in which they are to appear: one that tells of another comes after it.
         """
         self.path, self._place, self._names = working_folder(place), place, tuple(names)
-        self._store = Store(place, None) if "://" in place else None
+        self._store = Store(place, patience=REPEATED) if "://" in place else None
         self._sent: dict[str, tuple[int, int]] = {}
         self._changed, self._closing, self._abandoned = threading.Event(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 try:
     from cdal.errors import InputError
     from tune.command import DONE, INTERRUPTED, WORK_FAILED, lake_root, leave, run
-    from tune.results import create_experiment, load, read_experiment
+    from tune.results import check_writable, create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
         sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
@@ -147,6 +147,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
         _print_plan(plan, name, console, advice=True)
         _print_forecast(plan, machine, console)
         return DONE
+    check_writable(root)
     if description is None:
         name = name or f"{plan.dataset.spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
         create_experiment(root, name, plan.describe())

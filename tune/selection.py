@@ -249,7 +249,7 @@ class Evaluation:
 
     def __init__(self, place: str) -> None:
         """`place` is a folder of the lake, a path or an address."""
-        self._store = Store(place, None)
+        self._store = Store(place)
 
     def begin(self, contest: Contest, before: Mapping[str, Look], *, again: bool) -> dict[str, int]:
         """Begin to score the finalists on the test split, or go on where that was cut.

@@ -190,7 +190,7 @@ WRONG = {
     "taken name": (["--experiment", "first", "--name", "first"], "is not an experiment with finalists of first"),
     "bare experiment": (["--experiment", "bare"], "was not made by tune/search.py"),
     "gpu": (["--experiment", "first", "--name", "x", "--gpus-per-worker", "1000"], "a trial asks for 1 worker of"),
-    "storage": (["--experiment", "first", "--storage", "s3://bucket/lake"], "a folder that all their workers see"),
+    "storage": (["--experiment", "first", "--storage", "cloud://bucket/lake"], "name a folder or s3://BUCKET/FOLDER"),
 }
 
 

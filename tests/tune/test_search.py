@@ -19,6 +19,7 @@ from searches import assert_whole, finish, rows_of, run, start, tiny, trials, wa
 
 from cdal.checkpoint import read_info
 from tune import search
+from tune.hold import hold
 from tune.results import load
 
 NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"
@@ -210,9 +211,8 @@ def test_a_population_copies_its_best(tmp_path: Path) -> None:
 
 
 def test_two_searches_do_not_share_an_experiment(tmp_path: Path) -> None:
-    from tune.session import hold
-
-    with hold(tmp_path / "tune"), pytest.raises(search.InputError, match="another search is running in"), hold(tmp_path / "tune"):
+    place = str(tmp_path / "tune")
+    with hold(place, print), pytest.raises(search.InputError, match="another search is running in"), hold(place, print):
         pass
 
 
@@ -221,7 +221,7 @@ WRONG = {
     "dataset": (["--dataset", "brain"], "no search space for the dataset 'brain'"),
     "space": (["--space", "none.yaml"], "the search space none.yaml cannot be read"),
     "time": (["--time-budget", "soon"], "--time-budget is 'soon'"),
-    "storage": (["--storage", "s3://bucket/lake"], "a folder that all its workers see"),
+    "storage": (["--storage", "cloud://bucket/lake"], "name a folder or s3://BUCKET/FOLDER"),
     "resume": (["--resume", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
     "repeat": (["--repeat", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
     "repeat otherwise": (["--repeat", "none", "--trials", "3"], "--repeat runs none as it was started; leave out --trials"),

@@ -13,6 +13,7 @@ from s3 import Bucket
 from searches import ROOT, assert_whole, finish, rows_of, start, tiny, trials, wait_for
 
 from cdal.checkpoint import load_model
+from tune import search
 from tune.results import load
 
 
@@ -26,15 +27,14 @@ def working_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_store_that_is_away_twice_costs_no_row(tmp_path: Path, s3: Bucket, working_copies: Path) -> None:
     lake = f"{s3.address}/lake"
-    search = start("--space", tiny(tmp_path, epochs=40), "--trials", 4, "--storage", lake, "--name", "first", "--scheduler", "none")
+    driver = start("--space", tiny(tmp_path, epochs=40), "--trials", 4, "--storage", lake, "--name", "first", "--scheduler", "none")
     for _ in range(2):
         seen = rows_of(lake, "metrics")
         wait_for(lambda seen=seen: rows_of(lake, "metrics") > seen)
-        s3.service.stop()
-        time.sleep(30)
-        s3.service.start_again()
-    output = finish(search)
-    assert search.returncode == 0, output
+        with s3.service.away():
+            time.sleep(30)
+    output = finish(driver)
+    assert driver.returncode == 0, output
     assert_whole(lake, "first", 4, epochs=40)
     best = trials(lake, "first")["checkpoint"]
     for number, path in enumerate(best):
@@ -48,12 +48,12 @@ def test_a_store_that_is_away_twice_costs_no_row(tmp_path: Path, s3: Bucket, wor
 def test_another_machine_goes_on_from_the_store_alone(tmp_path: Path, s3: Bucket, working_copies: Path) -> None:
     lake = f"{s3.address}/lake"
     space = tiny(tmp_path, epochs=40)
-    search = start(
+    driver = start(
         "--space", space, "--trials", 3, "--storage", lake, "--name", "first", "--scheduler", "none", "--max-concurrent", 1
     )
     wait_for(lambda: "lake/first/tune/00001/last.safetensors" in s3.keys and rows_of(lake, "metrics") > 42)
-    search.send_signal(signal.SIGKILL)
-    search.wait()
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
     time.sleep(3)  # its workers notice
     shutil.rmtree(working_copies)
     before = load(lake).metrics(["train_seconds"]).to_pandas().set_index(["trial_id", "epoch"])["train_seconds"]
@@ -66,6 +66,14 @@ def test_another_machine_goes_on_from_the_store_alone(tmp_path: Path, s3: Bucket
     again = [key for key, seconds in before.items() if after[key] != seconds]
     assert len(again) < len(before) - 40, "the trial that was cut began anew"
     assert {trial for trial, _ in again} <= {"00001"}
+
+
+def test_a_search_does_not_start_where_it_cannot_write(s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search.main(["--storage", f"{s3.address}-of-another/lake"]) == 2
+    captured = capsys.readouterr()
+    assert "does not exist" in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
 
 
 def test_two_drivers_on_two_machines_do_not_share_an_experiment(tmp_path: Path, s3: Bucket) -> None:
