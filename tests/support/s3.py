@@ -133,6 +133,14 @@ class Bucket:
     def put(self, key: str, data: bytes = b"", **more: Any) -> None:
         self.service.client.put_object(Bucket=self.name, Key=key, Body=data, **more)
 
+    def get(self, key: str) -> bytes:
+        return bytes(self.service.client.get_object(Bucket=self.name, Key=key)["Body"].read())
+
+    @property
+    def keys(self) -> set[str]:
+        pages = self.service.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return {item["Key"] for page in pages for item in page.get("Contents", ())}
+
     def put_in_parts(self, key: str, *parts: bytes) -> None:
         """As large objects are sent; their ETag is no MD5 of the content."""
         client, where = self.service.client, {"Bucket": self.name, "Key": key}
