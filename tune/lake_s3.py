@@ -81,7 +81,7 @@ class Bucket:
 
     def read(self, path: str) -> pa.Buffer:
         """A file's content, by one request. Raises FileNotFoundError."""
-        return pa.py_buffer(self._ask(path, lambda: self._client.get_object(**self._where(path))["Body"].read(), again=2))
+        return pa.py_buffer(self._ask(path, lambda: _body(self._client.get_object(**self._where(path))), again=2))
 
     def open(self, path: str) -> pa.NativeFile:
         """A file to read parts of; the first request brings its last MiB, which is all of most files. Raises FileNotFoundError."""
@@ -92,7 +92,7 @@ class Bucket:
 
         def get() -> tuple[bytes, int]:
             answer = self._client.get_object(**self._where(path), Range=f"bytes={places}")
-            content: bytes = answer["Body"].read()
+            content = _body(answer)
             return content, int(answer["ContentRange"].rpartition("/")[2]) if "ContentRange" in answer else len(content)
 
         return self._ask(path, get, again=2)
@@ -164,7 +164,7 @@ class Bucket:
         name = f"{self._address.rstrip('/')}/{path}".rstrip("/")
         try:
             return request()
-        except (boto.ResponseStreamingError, boto.IncompleteReadError, boto.ReadTimeoutError) as error:
+        except (boto.ResponseStreamingError, boto.IncompleteReadError) as error:
             if again:
                 time.sleep(0.2)
                 return self._ask(path, request, again - 1)
@@ -260,6 +260,17 @@ def _client(patience: Patience, process: int, settings: tuple[tuple[str, str], .
                 response_checksum_validation="when_required",
             ),
         )
+
+
+def _body(answer: Any) -> bytes:
+    """What an answer holds; one that stalls is as one that breaks off."""
+    from botocore.exceptions import ReadTimeoutError, ResponseStreamingError
+
+    try:
+        content: bytes = answer["Body"].read()
+    except ReadTimeoutError as error:
+        raise ResponseStreamingError(error=error) from error
+    return content
 
 
 def _code(error: Any) -> str:

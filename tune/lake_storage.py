@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 from cdal.errors import InputError
 from tune.lake_s3 import Bucket, Found, Patience, RemoteError
 
-PATIENT = Patience(attempts=12, connect_seconds=3, read_seconds=20)
+PATIENT = Patience(attempts=12, connect_seconds=3, read_seconds=10)
 """Services are away for half a minute at times."""
 REPEATED = Patience(attempts=2, connect_seconds=3, read_seconds=20)
 """For what is tried again anyway."""

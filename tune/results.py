@@ -21,6 +21,10 @@ Read (anyone may; DuckDB, Polars and pandas can as well, without this module):
     lake.tradeoffs()                         # Dice against seconds per case, for every number of votes
     lake.finalists()                         # trained again with several seeds: test figures beside what the search had said
 
+Look after it (docs/lake.md says more):
+
+    python -m tune.results show --storage results            # also verify, compact, send, export
+
 A row replaces the older row of the same key as a whole, so a repeated write is harmless. Files are immutable and appear whole.
 Times are UTC timestamps, durations seconds, memory bytes, Dice and IoU fractions.
 """

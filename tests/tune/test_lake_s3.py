@@ -154,6 +154,16 @@ def test_a_few_columns_of_large_files_do_not_take_the_whole_of_them(root: str, s
     assert load(root).gallery()["image"].to_pylist() == [row["image"] for row in rows]
 
 
+def test_an_answer_that_breaks_off_is_asked_for_again(root: str, s3: Bucket) -> None:
+    with Writer(root, NAME) as writer:
+        writer.append("trials", {"trial_id": "a"})
+    cut = itertools.chain([Answer(200, b"PAR1", announced=1000)], itertools.repeat(None))
+    s3.service.misbehave = lambda request: next(cut) if request.key.endswith(".parquet") else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LakeWarning)
+        assert load(root).trials()["trial_id"].to_pylist() == ["a"]
+
+
 def test_a_store_that_goes_away_between_two_parts_of_a_file_is_told(root: str, s3: Bucket) -> None:
     with Writer(root, NAME) as writer:
         writer.append("gallery", {"trial_id": "a", "split": "test", "case": "c", "dice": 0.5, "image": os.urandom(2**21)})
