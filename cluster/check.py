@@ -35,38 +35,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", help="Ray cluster to look at, such as auto (default: this machine alone)")
     parser.add_argument("--storage", metavar="ROOT", help="results lake: a folder, or s3://bucket/prefix")
     parser.add_argument("--data", metavar="ROOT", help="the dataset's files: a folder, or s3://bucket/prefix")
-    parser.add_argument("--gpus", type=int, metavar="N", help="how many the search is going to use")
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="how many the search is going to use (default: 0)")
     parser.add_argument("--patience", type=float, default=120, metavar="SECONDS", help="for a node's answer (default: 120)")
     return run(check, parser.parse_args(arguments))
 
 
 def check(given: argparse.Namespace, console: Console) -> int:
-    """Ask all nodes, and show what they say.
+    """Look at this machine or at a cluster.
 
     Raises:
         InputError: there is no such cluster, or an option makes no sense.
     """
-    from cluster.findings import WARNING, WRONG, findings
-    from cluster.nodes import Cluster
-    from tune.plan import absolute, this_machine
+    from tune.plan import this_machine
     from tune.session import connect
 
-    if given.gpus is not None and given.gpus < 0:
+    if given.gpus < 0:
         raise InputError(f"--gpus is {given.gpus}; it must be 0 or more")
     if not given.patience > 0:
         raise InputError(f"--patience is {given.patience:g}; it must be above 0")
-    for name in ("storage", "data"):
-        root = getattr(given, name)
-        if root is not None and "://" in root and not root.startswith("s3://"):
-            raise InputError(f"--{name} is {root}; it must be a folder, or s3://bucket/prefix")
-        setattr(given, name, None if root is None else absolute(root))
+    _check_roots(given)
     connect(given.address, this=None if given.address else this_machine())
-    rows = findings(Cluster(given.patience), root=given.storage, source=given.data, wanted=given.gpus)
+    return DONE if inspect(given, console) else WORK_FAILED
+
+
+def inspect(given: argparse.Namespace, console: Console) -> bool:
+    """Ask all nodes of the cluster that Ray is connected to, and show what they say; False where something must be mended."""
+    from cluster.findings import WARNING, WRONG, findings
+    from cluster.nodes import Cluster
+    from tune.plan import absolute
+
+    roots = [root and absolute(root) for root in (given.storage, given.data)]
+    rows = findings(Cluster(given.patience), storage_root=roots[0], data_root=roots[1], wanted=given.gpus)
     console.print(_table(rows))
     wrong = sum(row.state == WRONG for row in rows)
     warnings = sum(row.state == WARNING for row in rows)
     console.print(f"{wrong} to mend, {warnings} to know about" if wrong or warnings else "all is well", markup=False)
-    return WORK_FAILED if wrong else DONE
+    return wrong == 0
+
+
+def _check_roots(given: argparse.Namespace) -> None:
+    for name in ("storage", "data"):
+        root = getattr(given, name)
+        if root is not None and "://" in root and not root.startswith("s3://"):
+            raise InputError(f"--{name} is {root}; it must be a folder, or s3://bucket/prefix")
 
 
 def _table(rows: Sequence[Row]) -> Any:

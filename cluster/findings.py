@@ -28,13 +28,13 @@ class Row(NamedTuple):
     fix: str = ""
 
 
-def findings(cluster: Cluster, *, root: str | None, source: str | None, wanted: int | None) -> list[Row]:
+def findings(cluster: Cluster, *, storage_root: str | None, data_root: str | None, wanted: int) -> list[Row]:
     """All checks, in the order in which they are shown.
 
     Args:
         cluster: whom to ask.
-        root: the results lake, a folder or s3://bucket/prefix.
-        source: of the data, a folder or s3://bucket/prefix.
+        storage_root: the results lake, a folder or s3://bucket/prefix; None: not looked at.
+        data_root: the dataset's files, likewise.
         wanted: how many GPUs the search is going to use.
     """
     everyone = list(cluster.nodes)
@@ -44,9 +44,9 @@ def findings(cluster: Cluster, *, root: str | None, source: str | None, wanted: 
     if not facts:
         return rows
     rows += versions(facts) + clocks(cluster) + gpus(facts, everyone, wanted) + traffic(cluster)
-    rows += storage(cluster, root) if root else []
-    found, size = data(cluster, source) if source else ([], 0)
-    copied = 2 * size if source and source.startswith("s3://") else 0
+    rows += storage(cluster, storage_root) if storage_root else []
+    found, size = data(cluster, data_root) if data_root else ([], 0)
+    copied = 2 * size if data_root and data_root.startswith("s3://") else 0  # as it comes, and decoded
     return rows + found + room(facts, copied) + shared_memory(facts, everyone) + token(facts)
 
 
@@ -71,7 +71,7 @@ def versions(facts: Mapping[str, Facts]) -> list[Row]:
     return rows or [Row(FINE, "versions", shown + commit)]
 
 
-def gpus(facts: Mapping[str, Facts], nodes: Sequence[Node], wanted: int | None) -> list[Row]:
+def gpus(facts: Mapping[str, Facts], nodes: Sequence[Node], wanted: int) -> list[Row]:
     """Whether PyTorch computes on what Ray hands out, and whether that is enough."""
     rows = []
     driver = "install PyTorch for the node's driver, and start containers with GPU access (nvidia-smi shows what is there)"
@@ -87,7 +87,7 @@ def gpus(facts: Mapping[str, Facts], nodes: Sequence[Node], wanted: int | None) 
             fix = "start its Ray with --num-gpus, if trials shall use them"
             rows.append(Row(WARNING, "GPUs", f"{node.name}: PyTorch sees {len(fact.gpus)}, Ray has none", fix))
     total = sum(node.gpus for node in nodes)
-    if wanted is not None and total < wanted:
+    if total < wanted:
         fix = f"add nodes; a cluster that grows by itself gets them from: python -m cluster.start --gpus {wanted}"
         rows.append(Row(WRONG, "GPUs", f"{total:g} in all, {wanted} are wanted", fix))
     kinds = sorted({name for fact in facts.values() for name in fact.gpus})
