@@ -177,7 +177,7 @@ def shared_memory(facts: Mapping[str, Facts], nodes: Sequence[Node]) -> list[Row
     for name, fact in facts.items():
         needed = _SHARED_PER_GPU * max(1, int(gpus[name]))
         if fact.shared_memory < needed:
-            shown = f"{name}: /dev/shm has {fact.shared_memory / _GIB:.2g} GiB, {needed / _GIB:.0f} are advised"
+            shown = f"{name}: /dev/shm has {fact.shared_memory / _GIB:.2g} GiB, {needed / _GIB:.0f} GiB are advised"
             fix = "docker run --shm-size, or in Kubernetes an emptyDir with medium: Memory mounted there"
             rows.append(Row(WARNING, "shared memory", shown, fix))
     least = min(fact.shared_memory for fact in facts.values())

@@ -27,27 +27,32 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 2.0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns only where no search could be started."""
+def parser() -> argparse.ArgumentParser:
+    """The command line, without the search's options."""
     head, _, examples = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
+    found = argparse.ArgumentParser(
         prog="python -m cluster.start",
         description=head,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--name", required=True, help="of the experiment")
-    parser.add_argument(
+    found.add_argument("--name", required=True, help="of the experiment")
+    found.add_argument(
         "--storage", required=True, metavar="ROOT", help="results lake: a folder that all nodes share, or s3://bucket/prefix"
     )
-    parser.add_argument("--data", metavar="ROOT", help="the dataset's files: a folder that all nodes have, or s3://bucket/prefix")
-    parser.add_argument("--address", default="auto", help="Ray cluster (default: auto)")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="wait for so many nodes, the head included (default: 1)")
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="wait for so many GPUs (default: 0)")
-    parser.add_argument("--patience", type=float, default=1800, metavar="SECONDS", help="for them (default: 1800)")
-    given, others = parser.parse_known_args(arguments)
-    given.search = others
+    found.add_argument("--data", metavar="ROOT", help="the dataset's files: a folder that all nodes have, or s3://bucket/prefix")
+    found.add_argument("--address", default="auto", help="Ray cluster (default: auto)")
+    found.add_argument("--nodes", type=int, default=1, metavar="N", help="wait for so many nodes, the head included (default: 1)")
+    found.add_argument("--gpus", type=int, default=0, metavar="N", help="wait for so many GPUs (default: 0)")
+    found.add_argument("--patience", type=float, default=1800, metavar="SECONDS", help="for them (default: 1800)")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns only where no search could be started."""
+    given, given_to_search = parser().parse_known_args(arguments)
+    given.search = given_to_search
     return run(start, given)
 
 
