@@ -161,7 +161,7 @@ def room(facts: Mapping[str, Facts], copy: int) -> list[Row]:
         Row(
             WRONG if fact.free < max(copy, _GIB) else WARNING,
             "disk",
-            f"{name}: {fact.free / _GIB:.1f} GiB free at {fact.cache}, {needed / _GIB:.0f} are advised",
+            f"{name}: {fact.free / _GIB:.1f} GiB free at {fact.cache}, {needed / _GIB:.0f} GiB are advised",
             "make room, or set CDAL_CACHE to a folder with more",
         )
         for name, fact in facts.items()

@@ -137,11 +137,8 @@ def test_nothing_is_paid_for_after_the_end(job: dict[str, Any]) -> None:
 
 def test_what_is_to_be_edited_is_marked() -> None:
     lines = TEXT.splitlines()
-    places = [
-        number
-        for number, line in enumerate(lines)
-        if re.search(r"my-bucket|example\.com|ACCOUNT|maxReplicas:|requests: .*gpu", line)
-    ]
+    mine = re.compile(r"my-bucket|example\.com|ACCOUNT|maxReplicas:|requests: .*gpu")
+    places = [number for number, line in enumerate(lines) if mine.search(line)]
     assert len(places) == 6
     for number in places:
         assert any("# EDIT" in line for line in lines[max(0, number - 3) : number + 1]), lines[number]
