@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from cluster.findings import Row
 
+PATIENCE = 120.0
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", metavar="ROOT", help="results lake: a folder, or s3://bucket/prefix")
     parser.add_argument("--data", metavar="ROOT", help="the dataset's files: a folder, or s3://bucket/prefix")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="how many the search is going to use (default: 0)")
-    parser.add_argument("--patience", type=float, default=120, metavar="SECONDS", help="for a node's answer (default: 120)")
+    parser.add_argument("--patience", type=float, default=PATIENCE, metavar="SECONDS", help="for a node's answer (default: 120)")
     return run(check, parser.parse_args(arguments))
 
 
@@ -53,19 +55,28 @@ def check(given: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--gpus is {given.gpus}; it must be 0 or more")
     if not given.patience > 0:
         raise InputError(f"--patience is {given.patience:g}; it must be above 0")
-    _check_roots(given)
+    check_roots(given)
     connect(given.address, this=None if given.address else this_machine())
-    return DONE if inspect(given, console) else WORK_FAILED
+    well = inspect(console, storage=given.storage, data=given.data, gpus=given.gpus, patience=given.patience)
+    return DONE if well else WORK_FAILED
 
 
-def inspect(given: argparse.Namespace, console: Console) -> bool:
-    """Ask all nodes of the cluster that Ray is connected to, and show what they say; False where something must be mended."""
+def inspect(console: Console, *, storage: str | None, data: str | None, gpus: int, patience: float = PATIENCE) -> bool:
+    """Ask all nodes of the cluster that Ray is connected to, and show what they say; False where something must be mended.
+
+    Args:
+        console: where the table is shown.
+        storage: the results lake, a folder or s3://bucket/prefix; None: not looked at.
+        data: the dataset's files, likewise.
+        gpus: how many the search is going to use.
+        patience: seconds that a node may take for an answer.
+    """
     from cluster.findings import WARNING, WRONG, findings
     from cluster.nodes import Cluster
     from tune.plan import absolute
 
-    roots = [root and absolute(root) for root in (given.storage, given.data)]
-    rows = findings(Cluster(given.patience), storage_root=roots[0], data_root=roots[1], wanted=given.gpus)
+    roots = [root and absolute(root) for root in (storage, data)]
+    rows = findings(Cluster(patience), storage_root=roots[0], data_root=roots[1], wanted=gpus)
     console.print(_table(rows))
     wrong = sum(row.state == WRONG for row in rows)
     warnings = sum(row.state == WARNING for row in rows)
@@ -73,7 +84,8 @@ def inspect(given: argparse.Namespace, console: Console) -> bool:
     return wrong == 0
 
 
-def _check_roots(given: argparse.Namespace) -> None:
+def check_roots(given: argparse.Namespace) -> None:
+    """Raises InputError where --storage or --data is no place that a search can use."""
     for name in ("storage", "data"):
         root = getattr(given, name)
         if root is not None and "://" in root and not root.startswith("s3://"):

@@ -33,7 +33,7 @@ set -euo pipefail
 # shellcheck source=/dev/null
 source "$VENV/bin/activate"
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-gpus=${SLURM_GPUS_ON_NODE:-0}
+gpus=$((${SLURM_GPUS_ON_NODE:-0} * ${#hosts[@]})) # Ray finds them by itself, but is told how many to wait for
 head=$(hostname -I | cut -d ' ' -f 1) # this script runs on the first node
 port=$((20000 + SLURM_JOB_ID % 20000))
 scratch=/tmp/ray-$SLURM_JOB_ID # other jobs on these nodes have other ports and folders, and no token of this one
@@ -54,8 +54,8 @@ trap clean_up EXIT
 # Ray on one node, as a step of its own: a node that is lost takes no other one along.
 start_ray() {
   srun --nodes=1 --ntasks=1 --nodelist="$1" --cpus-per-task="$SLURM_CPUS_PER_TASK" \
-    ray start "${@:2}" --block --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$gpus" \
-    --min-worker-port=0 --max-worker-port=0 >"$scratch/$1.log" 2>&1 &
+    ray start "${@:2}" --block --num-cpus="$SLURM_CPUS_PER_TASK" --min-worker-port=0 --max-worker-port=0 \
+    >"$scratch/$1.log" 2>&1 &
   steps+=($!)
 }
 answers() { (: <>"/dev/tcp/$head/$port") 2>/dev/null; }
@@ -67,7 +67,7 @@ for _ in {1..120}; do # the others would not wait
 done
 for host in "${hosts[@]:1}"; do start_ray "$host" --address="$head:$port"; done
 
-python -m cluster.start --address "$head:$port" --nodes "${#hosts[@]}" --gpus $((gpus * ${#hosts[@]})) --patience 600 \
+python -m cluster.start --address "$head:$port" --nodes "${#hosts[@]}" --gpus "$gpus" --wait 600 \
   --name "$NAME" --storage "$STORAGE" "$@" &
 search=$!
 trap 'kill -TERM "$search"' TERM # it saves what it has

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--address", default="auto", help="Ray cluster (default: auto)")
     found.add_argument("--nodes", type=int, default=1, metavar="N", help="wait for so many nodes, the head included (default: 1)")
     found.add_argument("--gpus", type=int, default=0, metavar="N", help="wait for so many GPUs (default: 0)")
-    found.add_argument("--patience", type=float, default=1800, metavar="SECONDS", help="for them (default: 1800)")
+    found.add_argument("--wait", type=float, default=1800, metavar="SECONDS", help="no longer than that (default: 1800)")
     return found
 
 
@@ -60,13 +60,14 @@ def start(given: argparse.Namespace, console: Console) -> int:
     """Wait for the cluster, check it, and become the search.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: there is no cluster at the address, or the storage or the data are no place.
     """
-    from cluster.check import inspect
+    from cluster.check import check_roots, inspect
     from tune.session import connect
 
+    check_roots(given)
     connect(given.address, this=None)
-    if not (_wait(given, console) and inspect(given, console)):
+    if not (_wait(given, console) and inspect(console, storage=given.storage, data=given.data, gpus=given.gpus)):
         console.print("no search is started", markup=False)
         return WORK_FAILED
     command = [sys.executable, str(Path(tune.__file__).with_name("search.py")), "--address", given.address]
@@ -90,13 +91,13 @@ def _begun(given: argparse.Namespace) -> bool:
 
 
 def _wait(given: argparse.Namespace, console: Console) -> bool:
-    """Wait until the nodes and GPUs have joined; False where they have not within the patience."""
+    """Wait until the nodes and GPUs have joined; False where they have not in time."""
     import ray
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=[{"GPU": 1}] * given.gpus)  # heard by clusters that grow
     try:
-        until, said = time.monotonic() + given.patience, ""
+        until, said = time.monotonic() + given.wait, ""
         while True:
             nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
             gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
@@ -107,7 +108,7 @@ def _wait(given: argparse.Namespace, console: Console) -> bool:
                 console.print(there, markup=False)
                 said = there
             if time.monotonic() > until:
-                console.print(f"the others have not within {given.patience:g} s", markup=False)
+                console.print(f"the others have not within {given.wait:g} s", markup=False)
                 return False
             time.sleep(_LOOK_SECONDS)
     finally:
