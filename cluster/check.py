@@ -9,6 +9,7 @@ Exit status: 0 all is well, warnings allowed; 1 something must be mended; 2 the 
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ def check(given: argparse.Namespace, console: Console) -> int:
         raise InputError(f"--gpus is {given.gpus}; it must be 0 or more")
     if not given.patience > 0:
         raise InputError(f"--patience is {given.patience:g}; it must be above 0")
-    check_roots(given)
+    check_places(given)
     connect(given.address, this=None if given.address else this_machine())
     well = inspect(console, storage=given.storage, data=given.data, gpus=given.gpus, patience=given.patience)
     return DONE if well else WORK_FAILED
@@ -84,12 +85,18 @@ def inspect(console: Console, *, storage: str | None, data: str | None, gpus: in
     return wrong == 0
 
 
-def check_roots(given: argparse.Namespace) -> None:
-    """Raises InputError where --storage or --data is no place that a search can use."""
+def check_places(given: argparse.Namespace) -> None:
+    """Raises InputError where --storage or --data is nothing that a search can use, or nothing is at --address."""
     for name in ("storage", "data"):
         root = getattr(given, name)
         if root is not None and "://" in root and not root.startswith("s3://"):
             raise InputError(f"--{name} is {root}; it must be a folder, or s3://bucket/prefix")
+    host, _, port = (given.address or "").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()  # Ray itself tries for minutes
+        except (OSError, OverflowError) as error:
+            raise InputError(f"no Ray cluster answers at --address {given.address} ({error}); is its head up?") from error
 
 
 def _table(rows: Sequence[Row]) -> Any:

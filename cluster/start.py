@@ -62,10 +62,10 @@ def start(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: there is no cluster at the address, or the storage or the data are no place.
     """
-    from cluster.check import check_roots, inspect
+    from cluster.check import check_places, inspect
     from tune.session import connect
 
-    check_roots(given)
+    check_places(given)
     connect(given.address, this=None)
     if not (_wait(given, console) and inspect(console, storage=given.storage, data=given.data, gpus=given.gpus)):
         console.print("no search is started", markup=False)

@@ -167,7 +167,7 @@ def test_this_machine_alone_cannot_write_below_a_file(tmp_path: Path) -> None:
         (["--gpus", "-1"], "--gpus is -1; it must be 0 or more"),
         (["--storage", "gs://bucket"], "--storage is gs://bucket; it must be a folder, or s3://bucket/prefix"),
         (["--patience", "nan"], "--patience is nan; it must be above 0"),
-        (["--address", "127.0.0.1:1"], "no Ray cluster at --address 127.0.0.1:1"),
+        (["--address", "127.0.0.1:1"], "no Ray cluster answers at --address 127.0.0.1:1 ("),
     ],
 )
 def test_wrong_input_is_one_sentence(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
