@@ -67,18 +67,18 @@ class Probe:
 
     def write(self, root: str, name: str) -> None:
         """Put a small object into the results folder, and read it back."""
-        from tune.lake_storage import Store
+        from tune.lake_storage import REPEATED, Store
 
-        store = Store(root, None)
+        store = Store(root, patience=REPEATED)
         store.write(name, name.encode())
         if store.read(name).to_pybytes() != name.encode():
             raise OSError(f"{store.name(name)} has another content than was written")
 
     def missing(self, root: str, names: list[str]) -> list[str]:
         """Those of the objects that cannot be seen from here."""
-        from tune.lake_storage import Store
+        from tune.lake_storage import REPEATED, Store
 
-        store, missing = Store(root, None), []
+        store, missing = Store(root, patience=REPEATED), []
         for name in names:
             try:
                 store.read(name)
@@ -88,9 +88,9 @@ class Probe:
 
     def delete(self, root: str, names: list[str]) -> None:
         """Remove the objects, those already gone too."""
-        from tune.lake_storage import Store
+        from tune.lake_storage import REPEATED, Store
 
-        Store(root, None).delete(names)
+        Store(root, patience=REPEATED).delete(names)
 
     def data(self, root: str) -> tuple[int, int]:
         """How many files the data have, and how many bytes; the first one is opened.
