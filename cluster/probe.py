@@ -66,13 +66,20 @@ class Probe:
         return time.time()
 
     def write(self, root: str, name: str) -> None:
-        """Put a small object into the results folder, and read it back."""
+        """Put a small object into the results folder, and read it back.
+
+        Raises:
+            OSError: that failed; the message names no object, so that all nodes say the same.
+        """
         from tune.lake_storage import REPEATED, Store
 
         store = Store(root, patience=REPEATED)
-        store.write(name, name.encode())
-        if store.read(name).to_pybytes() != name.encode():
-            raise OSError(f"{store.name(name)} has another content than was written")
+        try:
+            store.write(name, name.encode())
+            if store.read(name).to_pybytes() != name.encode():
+                raise OSError(f"{root} gives another content than was written")
+        except OSError as error:
+            raise OSError(f"{root}: {error.strerror}" if error.strerror else str(error).replace(f"/{name}", "")) from error
 
     def missing(self, root: str, names: list[str]) -> list[str]:
         """Those of the objects that cannot be seen from here."""

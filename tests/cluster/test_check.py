@@ -45,7 +45,7 @@ class TwoNodes:
 @pytest.fixture(scope="module")
 def two_nodes(_s3_service: S3Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = os.environ | _s3_service.environment | token | {"PYTHONPATH": str(ROOT), "COLUMNS": "250"}
+    environment = os.environ | _s3_service.environment | token | {"PYTHONPATH": str(ROOT), "COLUMNS": "400"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -153,7 +153,7 @@ def children(parent: int) -> list[int]:
 def test_this_machine_alone_cannot_write_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     command = [sys.executable, "-m", "cluster.check", "--storage", "file/results", "--data", "nothing"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "250"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "400"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 1, done.stdout + done.stderr
     assert row(done.stdout, "storage")[0] == "wrong"
