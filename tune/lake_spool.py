@@ -101,9 +101,10 @@ class Outbox:
     def new(cls, spool: Path, root: str, experiment: Experiment, limit: int) -> Outbox:
         """An empty one. Raises OSError where the disk refuses."""
         folder = _folder_of(spool, root, experiment) / uuid.uuid4().hex
-        folder.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock_of(folder)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0)  # before there is a folder that others could take for a dead writer's
+        folder.mkdir(parents=True)
         about = {"root": root, "experiment": experiment.name, "created_at": experiment.created_at}
         Store(folder).write(_ABOUT, json.dumps(about).encode())
         return cls(folder, lock, limit)
@@ -112,7 +113,7 @@ class Outbox:
     def left(cls, spool: Path, root: str, experiment: Experiment) -> Iterator[Outbox]:
         """Those that dead writers of this experiment left, oldest first, each with its lock taken."""
         folders = [folder for folder in _folder_of(spool, root, experiment).glob("*") if folder.is_dir()]
-        for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime if folder.exists() else 0.0):
+        for folder in sorted(folders, key=_changed):
             lock = _lock_of(folder)
             try:
                 lock.acquire(timeout=0)
@@ -195,7 +196,7 @@ class Outbox:
 def outboxes(spool: Path, root: str) -> dict[Path, dict[str, str]]:
     """The folders in a spool that hold files for a lake, and what each says of itself, oldest first."""
     found = {}
-    for path in sorted(spool.glob(f"*/*/{_ABOUT}"), key=lambda path: path.stat().st_mtime):
+    for path in sorted(spool.glob(f"*/*/{_ABOUT}"), key=_changed):
         with suppress(OSError, ValueError):
             about = json.loads(path.read_bytes())
             if about["root"] == root and any(path.parent.glob("*/*.parquet")):
@@ -208,6 +209,13 @@ def _folder_of(spool: Path, root: str, experiment: Experiment) -> Path:
     identity = json.dumps([root, experiment.name, experiment.created_at]).encode()
     readable = re.sub(r"[^\w.-]+", "_", experiment.name)[:40]
     return spool / f"{readable}-{hashlib.blake2b(identity, digest_size=8).hexdigest()}"
+
+
+def _changed(path: Path) -> float:
+    """Seconds since 1970; 0 where it is gone by now."""
+    with suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _lock_of(folder: Path) -> FileLock:

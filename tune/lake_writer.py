@@ -16,7 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from cdal.errors import InputError
 from tune.lake_experiments import Experiment, read_experiment
+from tune.lake_s3 import RemoteError
 from tune.lake_spool import SPOOL_BYTES, Ladder, Outbox, outboxes, spool_folder
 from tune.lake_storage import REPEATED, Store
 from tune.lake_tables import KEYS, SCHEMAS, LakeWarning, fit, plain, stamp_of, to_table
@@ -268,14 +270,20 @@ def send(root: str | Path, experiment: str | None = None, *, spool: str | Path |
         spool: folder where rows wait; by default `spool` in the cache folder.
 
     Raises:
-        InputError: the lake lacks the experiment, or cannot be written.
+        RemoteError: the lake cannot be written.
     """
     store, folder, sent = Store(root, patience=REPEATED), Path(spool_folder() if spool is None else spool), 0
     waiting = outboxes(folder, store.root)
     for name in dict.fromkeys(about["experiment"] for about in waiting.values()):
         if experiment not in (None, name):
             continue
-        found = read_experiment(root, name)
+        try:
+            found = read_experiment(root, name)
+        except RemoteError:
+            raise
+        except InputError as error:
+            warnings.warn(f"{error}; its rows stay in {folder}", LakeWarning, stacklevel=2)
+            continue
         for path, about in waiting.items():
             if about["experiment"] == name and about["created_at"] != found.created_at:
                 message = f"{path} holds results of an earlier experiment named {name!r}; delete it if they are not needed"

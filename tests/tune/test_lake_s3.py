@@ -164,6 +164,24 @@ def test_an_answer_that_breaks_off_is_asked_for_again(root: str, s3: Bucket) -> 
         assert load(root).trials()["trial_id"].to_pylist() == ["a"]
 
 
+def test_torn_files_are_skipped_with_their_names(root: str, s3: Bucket) -> None:
+    with Writer(root, NAME) as writer:
+        writer.append("metrics", {"trial_id": "a", "epoch": 1})
+    for number, content in enumerate((b"", b"PAR1", b"PAR1" + b"x" * 2**21)):
+        s3.put(f"lake/{NAME}/metrics/torn{number}.parquet", content)
+    with pytest.warns(LakeWarning, match=f"skipped {root}/{NAME}/metrics/torn") as caught:
+        assert epochs(root) == [1]
+    assert len(caught) == 3
+
+
+def test_rows_of_an_experiment_that_is_gone_stay_where_they_are(root: str, s3: Bucket, spool: Path) -> None:
+    killed_while_away(root, s3)
+    s3.delete(f"lake/{NAME}/experiment.json")
+    with pytest.warns(LakeWarning, match="no experiment named 'first'; its rows stay in"):
+        assert send(root) == 0
+    assert waiting(spool)
+
+
 def test_a_store_that_goes_away_between_two_parts_of_a_file_is_told(root: str, s3: Bucket) -> None:
     with Writer(root, NAME) as writer:
         writer.append("gallery", {"trial_id": "a", "split": "test", "case": "c", "dice": 0.5, "image": os.urandom(2**21)})
