@@ -23,6 +23,7 @@ from dashboards import summaries
 # Okabe-Ito colours with a contrast of at least 3:1 on white and on the dark page.
 BLUE, VERMILLION, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 _MUTED = "rgba(128, 136, 144, 0.55)"
+_DOTTED = "#7b8794"
 DASH = "–"
 MAX_MARKS = 4000  # of the history
 
@@ -75,7 +76,7 @@ _BARS = {  # name in the legend: colour and hatching
     "running": (GREEN, "/"),
     "other": (VERMILLION, "x"),
 }
-_GROUPS = {  # name in the legend: marker
+_GROUPS: dict[str, dict[str, Any]] = {  # name in the legend: marker
     "finished": {"symbol": "circle", "color": BLUE, "size": 9},
     "stopped early": {"symbol": "diamond-open", "color": BLUE, "size": 9, "line": {"width": 2}},
     "running": {"symbol": "triangle-up-open", "color": GREEN, "size": 10, "line": {"width": 2}},
@@ -147,7 +148,7 @@ def learning_curves(trials: pd.DataFrame, metrics: pd.DataFrame, rungs: Sequence
             hovertemplate="trial %{text}<br>epoch %{x}: Dice %{y:.4f}<extra></extra>",
         )
     _count_along_x(figure, points["epoch"])
-    dotted = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": _MUTED, "width": 1.5, "dash": "dot"}, "layer": "below"}
+    dotted = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": _DOTTED, "width": 2, "dash": "dot"}}
     figure.update_layout(shapes=[dotted | {"x0": rung, "x1": rung} for rung in rungs])
     return figure
 
@@ -220,6 +221,7 @@ def importances(found: pd.DataFrame) -> go.Figure:
     )
     figure.update_layout(height=max(200, 90 + 38 * len(found)), bargap=0.35, margin={"r": 56})
     figure.update_xaxes(rangemode="tozero")
+    figure.update_yaxes(type="category")
     return figure
 
 
@@ -234,7 +236,7 @@ def slices(trials: pd.DataFrame, searched: Sequence[str]) -> go.Figure:
     figure.update_layout(height=300 * down + 40, template=go.layout.Template(THEMES["light"]))
     groups = pd.Series([_group(kind, status) for kind, status in zip(rows["kind"], rows["status"], strict=True)], dtype=object)
     for place, column in enumerate(columns):
-        where = {"row": place // across + 1, "col": place % across + 1}
+        where: dict[str, Any] = {"row": place // across + 1, "col": place % across + 1}
         axis = _dimension(rows[column], column, 26)
         jitter = np.random.default_rng(0).uniform(-0.08, 0.08, len(rows)) if "categories" in axis else 0.0
         x = np.asarray(axis["values"], dtype=float) + jitter
@@ -245,7 +247,7 @@ def slices(trials: pd.DataFrame, searched: Sequence[str]) -> go.Figure:
                     x=x[chosen],
                     y=rows["score"][chosen],
                     mode="markers",
-                    marker=marker | {"size": marker["size"] - 2},
+                    marker=marker | {"size": 7},
                     name=name,
                     legendgroup=name,
                     showlegend=name not in {trace.name for trace in figure.data},
@@ -266,7 +268,7 @@ def contour(trials: pd.DataFrame, first: str, second: str) -> go.Figure:
     axes = [_dimension(rows[column], column, 30) for column in (first, second)]
     places = [np.asarray(axis["values"], dtype=float) for axis in axes]
     figure = _figure(x=axes[0]["label"], y=axes[1]["label"])
-    x, y, smooth = _smooth(*places, rows["score"].to_numpy(dtype=float))
+    x, y, smooth = _smooth(places[0], places[1], rows["score"].to_numpy(dtype=float))
     figure.add_contour(
         x=x,
         y=y,
@@ -282,7 +284,7 @@ def contour(trials: pd.DataFrame, first: str, second: str) -> go.Figure:
         x=places[0],
         y=places[1],
         mode="markers",
-        marker={"color": rows["score"], "coloraxis": "coloraxis", "size": 9, "line": {"width": 1.5, "color": "#ffffff"}},
+        marker={"color": rows["score"], "coloraxis": "coloraxis2", "size": 9, "line": {"width": 1.5, "color": "#ffffff"}},
         text=[plain(label) for label in rows["label"]],
         customdata=np.stack([_in_words(rows[first]), _in_words(rows[second]), [f"{dice:.4f}" for dice in rows["score"]]], axis=1),
         hovertemplate="trial %{text}: Dice %{customdata[2]}<br>%{xaxis.title.text} %{customdata[0]}"
@@ -291,7 +293,10 @@ def contour(trials: pd.DataFrame, first: str, second: str) -> go.Figure:
     )
     figure.update_xaxes(**_ticks(axes[0]), showgrid=False)
     figure.update_yaxes(**_ticks(axes[1]), showgrid=False)
-    figure.update_layout(coloraxis={"colorbar": {"title": {"text": "Dice"}, "thickness": 12, "tickformat": ".2f"}})
+    ends = {"cmin": float(rows["score"].min()), "cmax": float(rows["score"].max())}
+    bar = {"title": {"text": "Dice"}, "thickness": 12, "tickformat": ".2f"}
+    scale = THEMES["light"]["layout"]["coloraxis"]["colorscale"]  # the page puts that of its theme in both
+    figure.update_layout(coloraxis=ends | {"colorbar": bar}, coloraxis2=ends | {"colorscale": scale, "showscale": False})
     return figure
 
 
@@ -328,7 +333,7 @@ def timeline(bars: pd.DataFrame) -> go.Figure:
             hovertemplate="restarts of trial %{text}<extra></extra>",
         )
     figure.update_layout(barmode="overlay", bargap=0.25, height=130 + 34 * max(len(lanes), 3), showlegend=True)
-    figure.update_yaxes(categoryorder="array", categoryarray=[names[lane] for lane in lanes], showgrid=False)
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=[names[lane] for lane in lanes], showgrid=False)
     figure.update_xaxes(rangemode="tozero")
     return figure
 
@@ -398,6 +403,7 @@ def case_boxes(cases: pd.DataFrame) -> go.Figure:
             hovertemplate="case %{text}: Dice %{y:.4f}<extra>" + name + "</extra>",
         )
     figure.update_layout(showlegend=False)
+    figure.update_xaxes(type="category")  # "#12" would pass for a number
     return figure
 
 
@@ -546,8 +552,8 @@ def _dimension(values: pd.Series, column: str, length: int = 22) -> dict[str, An
         texts = known.map(_listed).map(str)
         names = sorted(texts.unique())
         positions = texts.map({name: place for place, name in enumerate(names)}).to_numpy(dtype=float)
-        ticks = list(range(len(names))), [plain(name, 16) for name in names]
-        return {"label": label, "categories": names} | _with_missing(positions, there, *ticks)
+        marked = _with_missing(positions, there, list(range(len(names))), [plain(name, 16) for name in names])
+        return {"label": label, "categories": names} | marked
     distinct = np.unique(numbers)
     few = len(distinct) <= 8
     if len(distinct) and distinct[0] > 0 and distinct[-1] / distinct[0] >= 8:
@@ -567,7 +573,7 @@ def _dimension(values: pd.Series, column: str, length: int = 22) -> dict[str, An
     return {"label": label} | _with_missing(numbers, there, marks.tolist(), [f"{mark:.2g}" for mark in marks])
 
 
-def _with_missing(known: np.ndarray, there: np.ndarray, marks: list[float], texts: list[str]) -> dict[str, Any]:
+def _with_missing(known: np.ndarray, there: np.ndarray, marks: Sequence[float], texts: list[str]) -> dict[str, Any]:
     """Positions of all trials, with a tick of their own for those without a value."""
     if there.all():
         return {"values": known, "tickvals": marks, "ticktext": texts}
