@@ -70,8 +70,8 @@ def trial_rows(
         "epochs": len(curve), "validation_dice": curve[best], "best_epoch": best + 1, "votes": 5,
         "seconds_per_case": 0.04 * steps + 0.03,
         "started_at": _START + 40 * number, "ended_at": _START + 40 * number + 9 * len(curve),
-        "seconds": 9.0 * len(curve), "cpu_seconds": 18.0 * len(curve), "device": "cpu", "parameters": 1_400_000, "host": f"node-{number % 2}",
-        "checkpoint": f"first/tune/{trial_id}/best.safetensors", "seed": 3, "config.training.epochs": epochs,
+        "seconds": 9.0 * len(curve), "cpu_seconds": 18.0 * len(curve), "device": "cpu", "parameters": 1_400_000,
+        "host": f"node-{number % 2}", "checkpoint": f"first/tune/{trial_id}/best.safetensors", "seed": 3, "config.training.epochs": epochs,
         "config.diffusion.timesteps": steps, "config.model.latent_size": latent, "config.optimiser.lr_generator": lr,
         "config.loss.adversarial": adversarial, "config.model.width_multipliers": [1, 2, 2], "config.diffusion.schedule":
         "variance_preserving",
@@ -88,12 +88,22 @@ def trial_rows(
     return row, epochs_rows
 
 
+@pytest.fixture(scope="session")
+def lake_maker() -> Callable[[Path], MakeLake]:
+    """Makes makers of lakes in a folder."""
+    return _maker
+
+
 @pytest.fixture
 def make_lake(tmp_path: Path) -> MakeLake:
     """Write (part of) a lake: `make_lake("name", dataset="phantom", trials=24)`; returns its root."""
+    return _maker(tmp_path)
+
+
+def _maker(folder: Path) -> MakeLake:
 
     def make(name: str = "first", *, dataset: str = "phantom", trials: int = 24, seed: int = 0, **overrides: Any) -> Path:
-        root = tmp_path / "lake"
+        root = folder / "lake"
         searched = ["diffusion.timesteps", "model.latent_size", "optimiser.lr_generator", "loss.adversarial"]
         arguments = {"sampler": "tpe", "scheduler": "asha"}
         about = {"dataset": dataset, "fold": 0, "searched": searched, "arguments": arguments, "git_commit": "0123abc"}
