@@ -315,7 +315,11 @@ def timeline(bars: pd.DataFrame) -> go.Figure:
                 base=chosen["begin"],
                 orientation="h",
                 name=name,
-                marker={"color": colour, "pattern": {"shape": shape, "fgcolor": "#ffffff", "size": 6}, "line": {"width": 0}},
+                marker={
+                    "color": colour,
+                    "pattern": {"shape": shape, "fgcolor": "#ffffff", "size": 6, "fillmode": "overlay"},
+                    "line": {"width": 0},
+                },
                 text=[plain(label) for label in chosen["label"]],
                 textposition="none",
                 customdata=[_span(row) for row in summaries.records(chosen)],
@@ -552,7 +556,7 @@ def _dimension(values: pd.Series, column: str, length: int = 22) -> dict[str, An
         texts = known.map(_listed).map(str)
         names = sorted(texts.unique())
         positions = texts.map({name: place for place, name in enumerate(names)}).to_numpy(dtype=float)
-        marked = _with_missing(positions, there, list(range(len(names))), [plain(name, 16) for name in names])
+        marked = _with_missing(positions, there, list(range(len(names))), [plain(name, 16) for name in names], gap=1)
         return {"label": label, "categories": names} | marked
     distinct = np.unique(numbers)
     few = len(distinct) <= 8
@@ -564,21 +568,35 @@ def _dimension(values: pd.Series, column: str, length: int = 22) -> dict[str, An
             )
         marks = np.unique(np.concatenate([[logs.min()], np.arange(np.ceil(logs.min()), np.floor(logs.max()) + 1), [logs.max()]]))
         marks = marks[np.concatenate([[True], np.diff(marks) > 0.15 * (logs.max() - logs.min())])]
-        return {"label": label} | _with_missing(logs, there, marks.tolist(), [f"{10**mark:.2g}" for mark in marks])
+        return {"label": label} | _with_missing(logs, there, marks.tolist(), [_brief(10**mark) for mark in marks])
     if few:
         return {"label": label} | _with_missing(numbers, there, distinct.tolist(), [f"{value:.3g}" for value in distinct])
     if there.all():
         return {"label": label, "values": numbers}
-    marks = np.linspace(distinct[0], distinct[-1], 5)
-    return {"label": label} | _with_missing(numbers, there, marks.tolist(), [f"{mark:.2g}" for mark in marks])
+    marks = _round_numbers(float(distinct[0]), float(distinct[-1]))
+    return {"label": label} | _with_missing(numbers, there, marks, [_brief(mark) for mark in marks])
 
 
-def _with_missing(known: np.ndarray, there: np.ndarray, marks: Sequence[float], texts: list[str]) -> dict[str, Any]:
-    """Positions of all trials, with a tick of their own for those without a value."""
+def _brief(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Three to six multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / 5
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = next(power * digit for digit in (1, 2, 5, 10) if power * digit >= rough)
+    return [float(mark) for mark in np.arange(np.ceil(low / step), np.floor(high / step + 1e-9) + 1) * step]
+
+
+def _with_missing(
+    known: np.ndarray, there: np.ndarray, marks: Sequence[float], texts: list[str], gap: float | None = None
+) -> dict[str, Any]:
+    """Positions of all trials, with a tick of their own, a gap below the others, for those without a value."""
     if there.all():
         return {"values": known, "tickvals": marks, "ticktext": texts}
     spread = float(np.ptp(known)) if len(known) else 0.0
-    below = (float(known.min()) if len(known) else 0.0) - (0.15 * spread or 1.0)
+    below = (float(known.min()) if len(known) else 0.0) - (gap or 0.15 * spread or 1.0)
     values = np.full(len(there), below)
     values[there] = known
     return {"values": values, "tickvals": [below, *marks], "ticktext": [DASH, *texts]}

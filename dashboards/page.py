@@ -280,9 +280,8 @@ def _pictured(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     how = f" by majority of {int(votes)} votes" if pd.notna(votes) and votes > 1 else ""
     uncertain = any(row.get("uncertainty") is not None for row in rows)
     caption = (
-        f"Trial {text(rows[0]['label'])}, {split} split{how}. First the image, then the same image with the outlines of "
-        "the true mask "
-        "and of the predicted one; where both coincide, the mask is right."
+        f"Trial {text(rows[0]['label'])}, {split} split{how}. First the image, then the same image with the outlines of the true "
+        "mask and of the predicted one; where both coincide, the mask is right."
         + (" Last, where the votes disagree: the brighter, the less certain." if uncertain else "")
     )
     return panel(title, pictures(rows), caption, wide=True)

@@ -151,16 +151,16 @@ def _importances(board: Board) -> Drawn | None:
         return None
     first = figures.parameter_name(str(found["column"].iloc[0]))
     caption = (
-        f"How much of the differences in Dice each parameter explains by itself (fANOVA); {first} matters most. A long "
-        "bar is worth a "
-        "finer search, a short one may be fixed. Stopped trials count with the Dice they had reached, the plain U-Net not at all. "
-        "An importance is an estimate, rough below some 50 trials, and says nothing about which values are good: see the slices."
+        f"How much of the differences in Dice each parameter explains by itself (fANOVA); {first} matters most. A long bar is "
+        "worth a finer search, a short one may be fixed. Stopped trials count with the Dice they had reached, the plain U-Net "
+        "not at all. An importance is an estimate, rough below some 50 trials, and says nothing about which values are good: see "
+        "the slices."
     )
     scored = int(board.trials["score"].notna().sum())
     if scored > MAX_FOREST:
         caption += f" Computed on {MAX_FOREST} of {scored} trials, evenly from the best to the worst."
     names = found["column"].map(figures.parameter_name)
-    table = pd.DataFrame({"Parameter": names, "Share": found["importance"].map("{:.1%}".format)})
+    table = pd.DataFrame({"Parameter": names, "Share": (100 * found["importance"]).map("{:.1f} %".format)})
     return Drawn(figures.importances(found), caption, table, "The shares in figures")
 
 
@@ -170,10 +170,9 @@ def _slices(board: Board) -> Drawn | None:
     if scored < 2 or not columns:
         return None
     caption = (
-        "Dice against one parameter at a time: look for where the best trials gather. If they crowd at an end of an "
-        "axis, widen the "
-        f"range there. Scales are logarithmic where values span powers of ten; “{figures.DASH}” are trials that do not "
-        "use the parameter."
+        "Dice against one parameter at a time: look for where the best trials gather. If they crowd at an end of an axis, widen "
+        f"the range there. Scales are logarithmic where values span powers of ten; “{figures.DASH}” are trials that do not use "
+        "the parameter."
     )
     drawn = min(scored, summaries.MAX_SLICE_POINTS // len(columns))
     if drawn < scored:
@@ -189,11 +188,9 @@ def _contour(board: Board) -> Drawn | None:
     if len(both) < MIN_TRIALS or any(both[column].map(str).nunique() < 2 for column in (first, second)):
         return None
     caption = (
-        f"The two parameters that matter most, {figures.parameter_name(first)} and {figures.parameter_name(second)}: "
-        "dots are trials, "
-        "the shading a smooth estimate of the Dice between them, blank where no trial is near. A ridge that runs aslant "
-        "says that the "
-        "two must be chosen together."
+        f"The two parameters that matter most, {figures.parameter_name(first)} and {figures.parameter_name(second)}: dots are "
+        "trials, the shading a smooth estimate of the Dice between them, blank where no trial is near. A ridge that runs aslant "
+        "says that the two must be chosen together."
     )
     return Drawn(figures.contour(board.trials, first, second), caption)
 
@@ -205,9 +202,8 @@ def _parallel(board: Board) -> Drawn | None:
     fixed = [figures.parameter_name(column) for column in board.searched if column not in columns]
     caption = (
         "Each line is one trial: it crosses every axis at the trial's value and ends at its Dice, which also gives its colour. "
-        f"Drag along an axis to keep only the lines that pass there; drag an axis title to reorder. “{figures.DASH}” at "
-        "the bottom of "
-        "an axis: not used by the trial."
+        f"Drag along an axis to keep only the lines that pass there; drag an axis title to reorder. “{figures.DASH}” at the "
+        "bottom of an axis: not used by the trial."
     )
     if fixed:
         caption += f" The same in all trials, so not drawn: {', '.join(fixed)}."
@@ -226,9 +222,8 @@ def _cases(board: Board) -> Drawn | None:
         return None
     count, cases = board.cases["place"].nunique(), board.cases["case"].nunique()
     caption = (
-        f"Dice of each of the {cases} validation cases at full votes, for the best {count} trials that were scored on "
-        "them: the box holds "
-        "the middle half, the line in it is the median, the dashed line the mean. Long tails downward are cases that "
+        f"Dice of each of the {cases} validation cases at full votes, for the best {count} trials that were scored on them: the "
+        "box holds the middle half, the line in it is the median, the dashed line the mean. Long tails downward are cases that "
         "the model misses."
     )
     rows = []
@@ -246,11 +241,9 @@ def _pairs(board: Board) -> Drawn | None:
         return None
     names = dict(zip(board.cases["place"], board.cases["label"], strict=True))
     caption = (
-        "Each dot is one validation case; above the dotted line the second trial is better on it, below the first. The "
-        "interval is a "
-        "bootstrap over cases, p is Wilcoxon's signed-rank test, for this one comparison: choose the pair before you "
-        "look, or take the "
-        "p of the ranking, which is corrected for looking at all."
+        "Each dot is one validation case; above the dotted line the second trial is better on it, below the first. The interval "
+        "is a bootstrap over cases, p is Wilcoxon's signed-rank test, for this one comparison: choose the pair before you look, "
+        "or take the p of the ranking, which is corrected for looking at all."
     )
     table = pd.DataFrame(
         {
@@ -275,7 +268,7 @@ def _timeline(board: Board) -> Drawn | None:
     busy, span = float((bars["finish"] - bars["begin"]).sum()), float(bars["finish"].max() - bars["begin"].min())
     lanes = bars["lane"].nunique()
     caption = "Who ran where and when: a lane per worker, a bar per trial. Gaps are idle time"
-    caption += f"; the workers were busy {min(busy / (span * lanes), 1):.0%} of the time." if span > 0 else "."
+    caption += f"; the workers were busy {min(100 * busy / (span * lanes), 100):.0f} % of the time." if span > 0 else "."
     if (bars["restarts"].fillna(0) > 0).any():
         caption += " A triangle marks a trial whose worker died and that went on in another."
     waiting = int(board.trials["started_at"].isna().sum())
@@ -294,9 +287,8 @@ def _costs(board: Board) -> Drawn | None:
         return None
     drawn = spent.tail(summaries.MAX_BARS)
     caption = (
-        f"Above, the best validation Dice against all {unit} spent so far, trials placed at their end; below, what each "
-        "trial took, as "
-        f"wide as it is high. {spent['hours'].sum():.3g} {unit} in all"
+        f"Above, the best validation Dice against all {unit} spent so far, trials placed at their end; below, what each trial "
+        f"took, as wide as it is high. {spent['hours'].sum():.3g} {unit} in all"
     )
     money = spent["cost"].sum()
     caption += f", at a cost of {money:.2f} (in the currency of --cost-per-gpu-hour)." if money > 0 else "."
@@ -421,9 +413,8 @@ def _trial_losses(trial: Trial) -> Drawn | None:
         return None
     names = ", ".join(column.removeprefix("loss_").replace("_", " ") for column in columns)
     caption = (
-        f"Mean over each epoch of every loss that was recorded ({names}). A discriminator near zero has won and teaches "
-        "little; losses "
-        "that grow without end announce divergence."
+        f"Mean over each epoch of every loss that was recorded ({names}). A discriminator near zero has won and teaches little; "
+        "losses that grow without end announce divergence."
     )
     return Drawn(figures.losses(trial.metrics), caption)
 
