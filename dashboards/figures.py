@@ -278,13 +278,14 @@ def contour(trials: pd.DataFrame, first: str, second: str) -> go.Figure:
         line={"width": 0.5},
         hoverinfo="skip",
         ncontours=12,
+        contours={"coloring": "heatmap"},  # filled contours and marks cannot share a colour axis: plotly.js would loop for ever
         connectgaps=False,
     )
     figure.add_scatter(
         x=places[0],
         y=places[1],
         mode="markers",
-        marker={"color": rows["score"], "coloraxis": "coloraxis2", "size": 9, "line": {"width": 1.5, "color": "#ffffff"}},
+        marker={"color": rows["score"], "coloraxis": "coloraxis", "size": 9, "line": {"width": 1.5, "color": "#ffffff"}},
         text=[plain(label) for label in rows["label"]],
         customdata=np.stack([_in_words(rows[first]), _in_words(rows[second]), [f"{dice:.4f}" for dice in rows["score"]]], axis=1),
         hovertemplate="trial %{text}: Dice %{customdata[2]}<br>%{xaxis.title.text} %{customdata[0]}"
@@ -293,10 +294,7 @@ def contour(trials: pd.DataFrame, first: str, second: str) -> go.Figure:
     )
     figure.update_xaxes(**_ticks(axes[0]), showgrid=False)
     figure.update_yaxes(**_ticks(axes[1]), showgrid=False)
-    ends = {"cmin": float(rows["score"].min()), "cmax": float(rows["score"].max())}
-    bar = {"title": {"text": "Dice"}, "thickness": 12, "tickformat": ".2f"}
-    scale = THEMES["light"]["layout"]["coloraxis"]["colorscale"]  # the page puts that of its theme in both
-    figure.update_layout(coloraxis=ends | {"colorbar": bar}, coloraxis2=ends | {"colorscale": scale, "showscale": False})
+    figure.update_layout(coloraxis={"colorbar": {"title": {"text": "Dice"}, "thickness": 12, "tickformat": ".2f"}})
     return figure
 
 

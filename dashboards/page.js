@@ -8,10 +8,7 @@ const dark = window.matchMedia("(prefers-color-scheme: dark)");
 function draw(box) {
   const figure = page.figures[box.dataset.figure];
   const template = page.themes[dark.matches ? "dark" : "light"];
-  const layout = { ...figure.layout, template, autosize: true };
-  const { colorscale } = template.layout.coloraxis;
-  if (layout.coloraxis2) layout.coloraxis2 = { ...layout.coloraxis2, colorscale }; // templates know of the first one only
-  return Plotly.react(box, figure.data, layout, page.config);
+  return Plotly.react(box, figure.data, { ...figure.layout, template, autosize: true }, page.config);
 }
 
 // One after the other, from the top, with a pause between two in which the page answers.
