@@ -220,7 +220,7 @@ def importances(found: pd.DataFrame) -> go.Figure:
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
     figure.update_layout(height=max(200, 90 + 38 * len(found)), bargap=0.35, margin={"r": 56})
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(rangemode="tozero", nticks=5, tickangle=0)
     figure.update_yaxes(type="category")
     return figure
 

@@ -71,7 +71,8 @@ def trial_rows(
         "seconds_per_case": 0.04 * steps + 0.03,
         "started_at": _START + 40 * number, "ended_at": _START + 40 * number + 9 * len(curve),
         "seconds": 9.0 * len(curve), "cpu_seconds": 18.0 * len(curve), "device": "cpu", "parameters": 1_400_000,
-        "host": f"node-{number % 2}", "checkpoint": f"first/tune/{trial_id}/best.safetensors", "seed": 3, "config.training.epochs": epochs,
+        "host": f"node-{number % 2}", "checkpoint": f"first/tune/{trial_id}/best.safetensors", "seed": 3,
+        "config.training.epochs": epochs,
         "config.diffusion.timesteps": steps, "config.model.latent_size": latent, "config.optimiser.lr_generator": lr,
         "config.loss.adversarial": adversarial, "config.model.width_multipliers": [1, 2, 2], "config.diffusion.schedule":
         "variance_preserving",
