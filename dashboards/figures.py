@@ -571,8 +571,8 @@ def _dimension(values: pd.Series, column: str, length: int = 22) -> dict[str, An
         return {"label": label} | _with_missing(numbers, there, distinct.tolist(), [f"{value:.3g}" for value in distinct])
     if there.all():
         return {"label": label, "values": numbers}
-    marks = _round_numbers(float(distinct[0]), float(distinct[-1]))
-    return {"label": label} | _with_missing(numbers, there, marks, [_brief(mark) for mark in marks])
+    steps = _round_numbers(float(distinct[0]), float(distinct[-1]))
+    return {"label": label} | _with_missing(numbers, there, steps, [_brief(step) for step in steps])
 
 
 def _brief(value: float) -> str:

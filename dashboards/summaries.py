@@ -239,7 +239,8 @@ def settings(row: Mapping[str, Any], board: Board) -> pd.DataFrame:
         if name.startswith(_CONFIG)
     ]
     columns = ["field", "value", "published", "searched", "changed"]
-    return pd.DataFrame(sorted(found, key=lambda item: not item["searched"]), columns=columns, dtype=object)
+    ordered = [item for item in found if item["searched"]] + [item for item in found if not item["searched"]]
+    return pd.DataFrame(ordered, columns=columns, dtype=object)
 
 
 def _listed(value: Any) -> Any:
