@@ -61,6 +61,8 @@ class Sheet:
             **self.data,
         }
         inline = self.assets is None
+        if self.figures and not inline:
+            data["plotly"] = f"{self.assets}plotly.min.js"
         scripts = [asset("page.js"), *([asset("plotly.min.js")] if self.figures else [])] if inline else []
         compiles = any("parcoords" in {trace.type for trace in figure.data} for figure in self.figures.values())
         if inline:
@@ -69,7 +71,6 @@ class Sheet:
         else:
             style = f'<link rel="stylesheet" href="{self.assets}style.css">'
             code = f'<script src="{self.assets}page.js"></script>'
-            code += f'<script src="{self.assets}plotly.min.js" async></script>' if self.figures else ""
         return _PAGE.format(
             policy=_policy(scripts, compiles=compiles),
             style=style,

@@ -156,8 +156,20 @@ for (const box of document.querySelectorAll("input[data-outline]")) {
   });
 }
 
-window.addEventListener("load", () => {
-  if (!window.Plotly) return;
+function start() {
   drawCharts();
   dark.addEventListener("change", drawCharts);
+}
+
+// plotly.js is large: the page is shown, and answers, before it is read.
+function loadPlotly() {
+  const script = document.createElement("script");
+  script.src = page.plotly;
+  script.addEventListener("load", start);
+  document.head.append(script);
+}
+
+window.addEventListener("load", () => {
+  if (window.Plotly) start();
+  else if (page.plotly) requestAnimationFrame(() => setTimeout(loadPlotly));
 });

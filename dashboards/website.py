@@ -72,7 +72,7 @@ def file_name(name: str) -> str:
 
 
 def worth_a_page(trials: pd.DataFrame, limit: int = MAX_TRIAL_PAGES) -> pd.DataFrame:
-    """The trials of an experiment that get a page: the best, the controls, and, as far as there is room, the newest without a rank."""
+    """The trials of an experiment that get a page: the best, the controls, and, as far as there is room, the newest others."""
     kept = (trials["rank"] <= limit) | trials["kind"].isin(["published", "unet"]) | trials["finalist"].notna()
     rest = trials[~kept]
     room = max(limit - int(kept.sum()), 0)
