@@ -300,9 +300,7 @@ def _allows(allowed: Any, value: Any) -> bool:
     if isinstance(allowed, Mapping):
         is_number = isinstance(value, (int, float))
         return is_number and allowed.get("min", -math.inf) <= value <= allowed.get("max", math.inf)
-    return (
-        value in allowed if isinstance(allowed, list) and not isinstance(value, list) else value == allowed or value in (allowed,)
-    )
+    return value in allowed if isinstance(allowed, list) else bool(value == allowed)
 
 
 def searched_columns(trials: pd.DataFrame, descriptions: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
