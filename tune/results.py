@@ -158,6 +158,15 @@ class Lake:
         self._store = store
         self.experiments = experiments
 
+    def only(self, names: Iterable[str]) -> Lake:
+        """The same lake as if it held nothing but these experiments."""
+        wanted = set(names)
+        return Lake(self._store, tuple(experiment for experiment in self.experiments if experiment.name in wanted))
+
+    def files(self) -> list[str]:
+        """Paths of all Parquet files. Files never change, so where the list is as it was, so are all rows."""
+        return [path for experiment in self.experiments for table in KEYS for path in self._store.files(f"{experiment.name}/{table}")]
+
     def trials(self) -> pa.Table:
         """One row per trial, in the order in which they were proposed."""
         return self._read("trials").sort_by([("experiment", "ascending"), ("number", "ascending")])

@@ -1,0 +1,627 @@
+"""The leaderboard live: a page that follows a search while it runs and keeps your zoom, selection, filter and order.
+
+python dashboards/serve.py --storage results                                    # http://127.0.0.1:8050, this machine only
+python dashboards/serve.py --storage s3://bucket/prefix --experiment NAME       # one search
+python dashboards/serve.py --host 0.0.0.0                                       # any machine; the printed address holds a token
+
+It needs Dash: pip install -e '.[live]'
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import ipaddress
+import json
+import logging
+import math
+import secrets
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+try:
+    from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html, no_update
+    from dash.exceptions import PreventUpdate
+    from flask import Response, make_response, redirect, request
+    from waitress import create_server
+except ModuleNotFoundError as error:
+    print(f"the live page needs {error.name}: run `pip install -e '.[live]'` in the folder of cDAL Search", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+try:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from dashboards import figures, summaries
+    from dashboards.summaries import Board
+    from tune.results import InputError, load, read_experiment
+except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] not in ("dashboards", "tune", "cdal"):
+        raise
+    sys.exit("cDAL Search is not installed in this Python: run `pip install -e .` in its folder first")
+
+LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 15.0  # between two looks at the lake
+MAX_ROWS = 100  # of the ranking shown at once; the filter and the order see all
+_KEPT_SECONDS = 120.0  # a view that no page has asked for this long is no longer read
+_DASH = "–"
+
+
+# ------------------------------------------------------------------------------------------------------------------- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: 0 when it was interrupted, 2 when the input is wrong."""
+    parser = argparse.ArgumentParser(description="Serve the leaderboard of a results lake as a page that follows running searches.")
+    parser.add_argument(
+        "--storage", default="results", metavar="ROOT", help="results lake: a folder or s3://bucket/prefix (default: results)"
+    )
+    parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="show only these searches (default: all)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any but a loopback address asks for a token")
+    parser.add_argument("--port", type=int, default=8050, help="port to listen on, 0 for a free one (default: 8050)")
+    options = parser.parse_args(arguments)
+    try:
+        remote = "://" in options.storage
+        if not remote and not Path(options.storage).expanduser().is_dir():
+            raise InputError(f"no results at {options.storage}: there is no such folder; --storage names it")
+        for name in options.experiment:
+            read_experiment(options.storage, name)
+        listening = _listen(options.host, options.port)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    host, port = listening.getsockname()[:2]
+    token = "" if ipaddress.ip_address(host).is_loopback else secrets.token_urlsafe(24)
+    watch = Watch(options.storage, options.experiment, REMOTE_SECONDS if remote else LOCAL_SECONDS)
+    app = live_page(watch, options.storage)
+    guard(app, token, f"cdal-{port}")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for all its panels at once
+    server = create_server(app.server, sockets=[listening], threads=8, ident=None, clear_untrusted_proxy_headers=True)
+    named = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else f"[{host}]" if ":" in host else host
+    print(f"http://{named}:{port}/" + (f"?token={token}" if token else ""), flush=True)  # noqa: T201
+    server.run()  # returns when interrupted
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises InputError where the address is wrong or taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen on {host}, port {port}: {reason}; choose another with --port or --host") from error
+    return listening
+
+
+# ------------------------------------------------------------------------------------------------------------------ who may look
+
+
+def guard(app: Dash, token: str, cookie: str) -> None:
+    """Let nobody in who may not, and let the page load from and send to nowhere but this server.
+
+    Without a token the server is on a loopback address: only pages that were opened by such an address get an answer, or a
+    foreign page could read this one through a name of its own that it lets point here.
+    """
+    server = app.server
+    app.index()  # collects the scripts that are part of the page
+    policy = (
+        f"default-src 'none'; script-src 'self' 'unsafe-eval' {' '.join(app.csp_hashes())}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )  # plotly.js compiles functions from text for charts that it draws by WebGL
+
+    def same(given: str | None) -> bool:
+        return hmac.compare_digest((given or "").encode(), token.encode())
+
+    @server.before_request  # type: ignore[untyped-decorator]
+    def check() -> Response | None:
+        if not token:
+            return None if _is_loopback(request.host) else _plain("open this page as http://localhost, with its port", 403)
+        if request.method == "GET" and request.path == "/" and same(request.args.get("token")):
+            answer: Response = make_response(redirect("/"))  # the token does not stay in the address bar
+            answer.set_cookie(cookie, token, httponly=True, samesite="Strict")
+            return answer
+        return None if same(request.cookies.get(cookie)) else _plain("open the address that serve.py printed, with its token", 401)
+
+    @server.after_request  # type: ignore[untyped-decorator]
+    def protect(answer: Response) -> Response:
+        answer.headers["Content-Security-Policy"] = policy
+        answer.headers["X-Frame-Options"] = "DENY"
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        answer.headers["Referrer-Policy"] = "no-referrer"
+        answer.headers["Cross-Origin-Resource-Policy"] = answer.headers["Cross-Origin-Opener-Policy"] = "same-origin"
+        if not request.path.startswith("/_dash-component-suites/"):  # Dash's own scripts hold no results
+            answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine by a name that nobody else can own."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    try:
+        return name.lower() == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _plain(sentence: str, status: int) -> Response:
+    return Response(sentence + "\n", status, mimetype="text/plain")
+
+
+# ------------------------------------------------------------------------------------------------------------- following the lake
+
+
+@dataclass(frozen=True)
+class View:
+    """Some experiments as they were last read."""
+
+    version: str
+    boards: tuple[Board, ...]
+    experiments: tuple[tuple[str, str], ...]
+    """Names of all experiments, each with its dataset."""
+
+
+class Watch:
+    """Reads the lake in a thread of its own: only while pages ask, and only when its files are others than before.
+
+    Pages get the last state at once, also while the lake cannot be read.
+    """
+
+    def __init__(self, root: str, experiments: Sequence[str], seconds: float) -> None:
+        self.trouble = ""
+        self.checked_at: datetime | None = None
+        self._root, self._experiments, self._seconds = root, experiments, seconds
+        self._views: dict[str, View] = {}
+        self._asked: dict[str, float] = {"": time.monotonic()}  # experiment (empty for all): when a page last asked for it
+        self._lock = threading.Lock()  # guards the two dictionaries
+        self._wanted = threading.Event()  # a page has asked since the last look
+        self._missing = threading.Event()  # ... for something that has not been read yet
+        self._wanted.set()
+        threading.Thread(target=self._follow, name="results-lake-watch", daemon=True).start()
+
+    def view(self, experiment: str = "") -> View | None:
+        """The newest state of one experiment, or of all; None before it is first read."""
+        with self._lock:
+            self._asked[experiment] = self._asked[""] = time.monotonic()
+            found = self._views.get(experiment)
+        if found is None:
+            self._missing.set()
+        self._wanted.set()
+        return found
+
+    def _follow(self) -> None:
+        while self._wanted.wait():
+            self._wanted.clear()
+            started = time.monotonic()
+            try:
+                self._look()
+                self.trouble, self.checked_at = "", datetime.now(UTC)
+            except Exception as error:  # whatever others may have written or a network may do, the page stays
+                if not isinstance(error, (OSError, InputError)):
+                    traceback.print_exc()
+                first = str(error).strip().split("\n")[0]
+                self.trouble = f"The results cannot be read at the moment: {first or type(error).__name__}"
+            # A large lake is read less often, so that the search keeps its processor.
+            self._missing.wait(max(self._seconds, 4 * (time.monotonic() - started)))
+            self._missing.clear()
+
+    def _look(self) -> None:
+        with self._lock:
+            oldest = time.monotonic() - _KEPT_SECONDS
+            self._asked = {name: asked for name, asked in self._asked.items() if asked > oldest}
+            wanted = list(self._asked)
+        try:
+            lake = load(self._root)
+        except InputError:
+            if self._views.get("") is not None and self._views[""].experiments:
+                raise
+            lake = None  # empty as yet
+        if lake is not None and self._experiments:
+            lake = lake.only(self._experiments)
+        experiments = () if lake is None else tuple((one.name, one.dataset or "") for one in lake.experiments)
+        state = repr((experiments, [] if lake is None else lake.files()))
+        version = hashlib.sha256(state.encode("utf-8", "replace")).hexdigest()[:16]
+        for name in wanted:
+            known = self._views.get(name)
+            if known is None or known.version != version:
+                part = lake if lake is None or not name else lake.only([name])
+                boards = () if part is None or not part.experiments else tuple(summaries.boards(part))
+                with self._lock:
+                    self._views[name] = View(version, boards, experiments)
+        with self._lock:
+            self._views = {name: view for name, view in self._views.items() if name in wanted}
+
+
+# ------------------------------------------------------------------------------------------------------------------------ the page
+
+
+@dataclass(frozen=True)
+class Panel:
+    """TODO: replaced by the registry."""
+
+    name: str
+    title: str
+    caption: str
+    empty: str
+    figure: Callable[[Board], go.Figure | None]
+
+
+PANELS = (
+    Panel("history", "Optimisation history", "Each mark is one trial.", "No trial has a validation Dice yet.", lambda b: figures.optimisation_history(b.trials) if b.trials["score"].notna().any() else None),
+    Panel("curves", "Learning curves", "Dice by epoch.", "No epoch has been reported with a Dice yet.", lambda b: figures.learning_curves(b.trials, b.metrics) if len(b.metrics) else None),
+    Panel("tradeoffs", "Dice and the time for a mask", "Dice by seconds.", "No trial has been scored by the full protocol yet.", lambda b: figures.dice_and_seconds(b.tradeoffs) if len(b.tradeoffs) else None),
+    Panel("parallel", "Searched parameters", "Lines", "needs at least two", lambda b: figures.parallel_coordinates(b.trials, b.searched) if b.trials["score"].notna().sum() > 1 else None),
+)
+
+_INDEX = """<!doctype html>
+<html lang="en">
+<head>
+{%metas%}
+<meta name="color-scheme" content="light dark">
+<title>{%title%}</title>
+<link rel="icon" href="data:,">
+{%css%}
+</head>
+<body>
+<a class="skip" href="#main">Skip to the results</a>
+{%app_entry%}
+{%config%}
+{%scripts%}
+{%renderer%}
+</body>
+</html>
+"""
+
+_SCHEME = """() => {
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  dark.addEventListener("change", () => dash_clientside.set_props("scheme", {data: dark.matches ? "dark" : "light"}));
+  return dark.matches ? "dark" : "light";
+}"""
+
+
+def live_page(watch: Watch, source: str) -> Dash:
+    """The page as a Dash app. Strings of the lake become text: React escapes children, `figures.plain` what Plotly draws."""
+    app = Dash(
+        "dashboards",
+        title="cDAL Search live",
+        update_title="",
+        index_string=_INDEX,
+        external_stylesheets=["/style.css"],
+        include_assets_files=False,
+        add_log_handler=False,
+    )
+    app.layout = _layout(source)
+    style = "".join(files("dashboards").joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "live.css"))
+    app.server.add_url_rule("/style.css", "style", lambda: Response(style, mimetype="text/css"))
+    app.clientside_callback(_SCHEME, Output("scheme", "data"), Input("scheme", "id"))
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("state", "data"),
+        Output("choice", "options"),
+        Output("choice", "value"),
+        Output("status", "children"),
+        Output("clock", "children"),
+        Output("waiting", "hidden"),
+        Output("results", "hidden"),
+        Input("tick", "n_intervals"),
+        Input("choice", "value"),
+        State("state", "data"),
+        State("choice", "options"),
+    )
+    def follow(_: int, choice: str | None, state: Mapping[str, Any] | None, options: Sequence[Any] | None) -> tuple[Any, ...]:
+        """Every second or two: what is there to choose, how it stands, and whether there is something new to draw."""
+        view = watch.view()
+        clock = f"Checked {watch.checked_at:%H:%M:%S} UTC" if watch.checked_at else "Reading the results"
+        if view is None:
+            return no_update, no_update, no_update, watch.trouble or "Reading the results.", clock, True, True
+        offered = _choices(view)
+        values = [option["value"] for option in offered]
+        chosen = choice if choice in values else next(iter(values), None)
+        board, version = _chosen_board(watch, chosen)
+        status = watch.trouble or _status(board)
+        new = {"choice": chosen, "version": version}
+        return (
+            new if board is not None and new != state else no_update,
+            offered if offered != options else no_update,
+            chosen if chosen != choice else no_update,
+            status,
+            clock,
+            bool(values),
+            not values,
+        )
+
+    for panel in PANELS:
+        _draw(app, watch, panel)
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("order", "data"), Input({"heading": ALL}, "n_clicks"), State("order", "data"), prevent_initial_call=True
+    )
+    def order(_: Sequence[int | None], order: Mapping[str, Any]) -> dict[str, Any]:
+        """A heading was pressed: order by it, or the other way round; figures start with the largest."""
+        if not callback_context.triggered[0]["value"]:
+            raise PreventUpdate  # the headings were only drawn again
+        heading = callback_context.triggered_id["heading"]
+        same = order.get("heading") == heading
+        return {"heading": heading, "ascending": not order["ascending"] if same else heading in _ASCENDING}
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("ranking", "children"),
+        Output("tiles", "children"),
+        Output("shown", "children"),
+        Input("state", "data"),
+        Input("filter", "value"),
+        Input("order", "data"),
+    )
+    def rank(state: Mapping[str, Any] | None, words: str | None, order: Mapping[str, Any]) -> tuple[Any, ...]:
+        board, _ = _chosen_board(watch, (state or {}).get("choice"))
+        if board is None:
+            raise PreventUpdate
+        table, sentence = _ranking(board, words or "", order)
+        return table, _tiles(board), sentence
+
+    return app
+
+
+def _draw(app: Dash, watch: Watch, panel: Panel) -> None:
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output(f"{panel.name}-chart", "figure"),
+        Output(f"{panel.name}-box", "hidden"),
+        Output(f"{panel.name}-empty", "hidden"),
+        Output(f"{panel.name}-caption", "children"),
+        Input("state", "data"),
+        Input("scheme", "data"),
+    )
+    def draw(state: Mapping[str, Any] | None, scheme: str) -> tuple[Any, ...]:
+        board, _ = _chosen_board(watch, (state or {}).get("choice"))
+        if board is None:
+            raise PreventUpdate
+        figure = panel.figure(board)
+        if figure is None:
+            return no_update, True, False, ""
+        # What the user did to the chart stays while this is the same: zoom, selected ranges, traces switched off.
+        figure.update_layout(template=figures.THEMES["dark" if scheme == "dark" else "light"], uirevision=state["choice"], autosize=True)
+        for trace in figure.data:
+            trace.uid = trace.name
+        return figure, False, True, panel.caption
+
+
+def _layout(source: str) -> html.Div:
+    return html.Div(
+        [
+            dcc.Interval("tick", interval=1000 * LOCAL_SECONDS),
+            dcc.Store("state"),
+            dcc.Store("scheme"),
+            dcc.Store("order", data={"heading": "Rank", "ascending": True}),
+            html.Header(
+                html.Div(
+                    [
+                        html.H1(["cDAL Search ", html.Span("live")]),
+                        html.P("Starting.", id="status", role="status", className="muted live-status"),
+                        html.P(id="clock", className="muted live-status"),
+                    ],
+                    className="page",
+                )
+            ),
+            html.Main(
+                [
+                    html.Div(
+                        [
+                            html.H2("No search has written here yet"),
+                            html.P(["Start one, and this page shows it within seconds:"]),
+                            html.Pre(f"python tune/search.py --storage {source}"),
+                        ],
+                        id="waiting",
+                        className="panel",
+                        hidden=True,
+                    ),
+                    html.Div(
+                        [
+                            html.Div(
+                                [
+                                    html.Label("Dataset and search", htmlFor="choice"),
+                                    dcc.Dropdown([], id="choice", clearable=False, searchable=False),
+                                ],
+                                className="live-choice",
+                            ),
+                            html.Dl(id="tiles", className="summary"),
+                            html.Section(
+                                [
+                                    html.H2("Ranking", id="ranking-title"),
+                                    html.Div(
+                                        [
+                                            html.Label("Show trials with", htmlFor="filter"),
+                                            dcc.Input(
+                                                id="filter", type="search", debounce=0.3, placeholder="status, kind or a setting"
+                                            ),
+                                        ],
+                                        className="live-choice",
+                                    ),
+                                    html.Div(
+                                        html.Table(id="ranking", className="ranking"),
+                                        className="scroll table",
+                                        tabIndex=0,
+                                        role="region",
+                                        **{"aria-labelledby": "ranking-title"},
+                                    ),
+                                    html.P(id="shown", className="caption"),
+                                ],
+                                className="panel",
+                            ),
+                            *(_panel(panel) for panel in PANELS),
+                        ],
+                        id="results",
+                        hidden=True,
+                    ),
+                ],
+                id="main",
+                className="page",
+                tabIndex=-1,
+            ),
+            html.Footer(["From ", html.Code(source), ". Drag in a chart to zoom, double-click to reset."], className="page"),
+        ]
+    )
+
+
+def _panel(panel: Panel) -> html.Figure:
+    chart = dcc.Graph(f"{panel.name}-chart", config=figures.CONFIG, responsive=True, className="chart")
+    return html.Figure(
+        [
+            html.H2(panel.title),
+            html.Div(chart, id=f"{panel.name}-box", hidden=True),
+            html.P(panel.empty, id=f"{panel.name}-empty", className="empty", hidden=True),
+            html.Figcaption(id=f"{panel.name}-caption", className="caption"),
+        ],
+        className="panel",
+        role="group",
+        **{"aria-label": panel.title},
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- what is shown of it
+
+
+def _choices(view: View) -> list[dict[str, str]]:
+    """Every dataset, and of those with several searches also each search."""
+    found = []
+    for board in view.boards:
+        found.append({"label": board.dataset, "value": json.dumps(["", board.dataset])})
+        if len(board.experiments) > 1:
+            found[-1]["label"] += f", all {len(board.experiments)} searches"
+            found += [
+                {"label": f"{board.dataset}: {name}", "value": json.dumps([name, board.dataset])} for name in board.experiments
+            ]
+    return found
+
+
+def _chosen_board(watch: Watch, choice: str | None) -> tuple[Board | None, str]:
+    """The board that a page shows and the version of its state; None where it has not been read yet."""
+    everything = watch.view()
+    if everything is None or choice is None:
+        return None, ""
+    experiment, dataset = json.loads(choice)
+    if experiment and experiment not in (name for name, _ in everything.experiments):
+        return None, ""
+    view = watch.view(experiment)
+    if view is None:
+        return None, ""
+    return next((board for board in view.boards if board.dataset == dataset), None), view.version
+
+
+def _status(board: Board | None) -> str:
+    """One sentence; it changes, and is read out by screen readers, only when a trial starts, ends or is the new best."""
+    if board is None:
+        return "Reading the results."
+    trials = board.trials
+    running = int(trials["status"].isin(["running", "pending"]).sum())
+    best = f", best validation Dice {trials['score'].iloc[0]:.4f}" if trials["score"].notna().any() else ""
+    return f"{running} of {len(trials)} trial{'' if len(trials) == 1 else 's'} running{best}."
+
+
+def _tiles(board: Board) -> list[html.Div]:
+    trials = board.trials
+    best = trials.iloc[0] if trials["score"].notna().any() else None
+    states = ", ".join(f"{count} {status}" for status, count in trials["status"].fillna("unknown").value_counts().items())
+    gpu, cpu = float(trials["gpu_seconds"].sum()) / 3600, float(trials["cpu_seconds"].sum()) / 3600
+    shown = (
+        ("Best validation Dice", _DASH if best is None else f"{best['score']:.4f}", "" if best is None else f"trial {best['label']}"),
+        ("Trials", str(len(trials)), states),
+        ("GPU-hours" if gpu else "CPU-hours", f"{gpu or cpu:.2f}", "added over all trials"),
+    )
+    return [
+        html.Div([html.Dt(name), html.Dd([html.B(value), html.Span(note)])], className="tile") for name, value, note in shown
+    ]
+
+
+def _columns(board: Board) -> dict[str, tuple[str, int | None]]:
+    """Headings of the ranking: the column of the trials and, for figures, the decimals shown."""
+    fixed: dict[str, tuple[str, int | None]] = {
+        "Rank": ("rank", 0),
+        "Trial": ("label", None),
+        "Validation Dice": ("score", 4),
+        "Final Dice": ("final_dice", 4),
+        "95 % from": ("low", 3),
+        "95 % to": ("high", 3),
+        "p": ("p_holm", 3),
+        "Test Dice": ("test_dice", 4),
+        "Status": ("status", None),
+        "Kind": ("kind", None),
+        "Epochs": ("epochs", 0),
+        "s / case": ("seconds_per_case", 3),
+    }
+    known = {heading: spec for heading, spec in fixed.items() if board.trials[spec[0]].notna().any()}
+    return known | {figures.parameter_name(column): (column, None) for column in board.searched}
+
+
+_ASCENDING = ("Rank", "Trial", "Status", "Kind", "p", "s / case")  # first order when pressed; other figures start with the largest
+
+
+def _ranking(board: Board, words: str, order: Mapping[str, Any]) -> tuple[list[Any], str]:
+    """The table's head and body, and a sentence on how much of it is shown."""
+    columns = _columns(board)
+    trials = board.trials
+    texts = pd.DataFrame(
+        {heading: [_shown(value, digits) for value in trials[column]] for heading, (column, digits) in columns.items()},
+        index=trials.index,
+    )
+    whole = texts.agg(" ".join, axis=1).str.casefold() if len(texts) else pd.Series(dtype=str)
+    found = trials[[all(word in text for word in words.casefold().split()) for text in whole]]
+    column, _ = columns.get(order["heading"], ("rank", 0))
+    keys = found["number"] if column == "label" else found[column]
+    if not pd.api.types.is_numeric_dtype(keys):
+        keys = keys.map(str)
+    ordered = keys.sort_values(ascending=order["ascending"], na_position="last", kind="stable").index[:MAX_ROWS]
+    sorts = {True: "ascending", False: "descending"}
+    heads = [
+        html.Th(
+            html.Button(heading, id={"heading": heading}, type="button"),
+            scope="col",
+            className="num" if digits is not None else "",
+            **{"aria-sort": sorts[order["ascending"]] if heading == order["heading"] else "none"},
+        )
+        for heading, (_, digits) in columns.items()
+    ]
+    rows = [
+        html.Tr([_cell(heading, texts.at[place, heading], columns[heading][1]) for heading in columns]) for place in ordered
+    ]
+    left_out = f" of {len(found)}" if len(found) > len(ordered) else ""
+    of_all = f" that fit, among {len(trials)}" if len(found) < len(trials) else ""
+    sentence = f"{len(ordered)}{left_out} trials{of_all}. Press a heading to order by it."
+    return [html.Thead(html.Tr(heads)), html.Tbody(rows)], sentence
+
+
+def _cell(heading: str, text: str, digits: int | None) -> html.Td | html.Th:
+    if heading == "Trial":
+        return html.Th(text, scope="row")
+    if heading == "Status":
+        return html.Td(html.Span(text, className=f"status {text if text in _STATUSES else 'unknown'}"))
+    return html.Td(text, className="num" if digits is not None else "")
+
+
+_STATUSES = ("finished", "stopped", "running", "pending", "interrupted", "infeasible", "diverged", "failed")
+
+
+def _shown(value: Any, digits: int | None) -> str:
+    """A value in words: figures with their decimals, no value as a dash, text of bounded length without control characters."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return _DASH
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:g}"
+    text = str(value.tolist() if hasattr(value, "tolist") else value)
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)[:80]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
