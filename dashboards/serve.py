@@ -51,7 +51,6 @@ except ModuleNotFoundError as error:
 
 LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 15.0  # between two looks at the lake
 MAX_ROWS = 100  # of the ranking shown at once; the filter and the order see all
-_KEPT_SECONDS = 120.0  # a view that no page has asked for this long is no longer read
 _DASH = "–"
 
 
@@ -162,16 +161,6 @@ def _plain(sentence: str, status: int) -> Response:
 # ------------------------------------------------------------------------------------------------------------- following the lake
 
 
-@dataclass(frozen=True)
-class View:
-    """Some experiments as they were last read."""
-
-    version: str
-    boards: tuple[Board, ...]
-    experiments: tuple[tuple[str, str], ...]
-    """Names of all experiments, each with its dataset."""
-
-
 class Watch:
     """Reads the lake in a thread of its own: only while pages ask, and only when its files are others than before.
 
@@ -179,68 +168,80 @@ class Watch:
     """
 
     def __init__(self, root: str, experiments: Sequence[str], seconds: float) -> None:
+        """Start to follow `experiments` (empty: all) of a lake, looking at most every so many seconds."""
+        self.version = ""
+        """Changes with the results; empty before they were first read."""
         self.trouble = ""
+        """Why the results cannot be read at the moment, in a sentence."""
         self.checked_at: datetime | None = None
         self._root, self._experiments, self._seconds = root, experiments, seconds
-        self._views: dict[str, View] = {}
-        self._asked: dict[str, float] = {"": time.monotonic()}  # experiment (empty for all): when a page last asked for it
-        self._lock = threading.Lock()  # guards the two dictionaries
-        self._wanted = threading.Event()  # a page has asked since the last look
-        self._missing = threading.Event()  # ... for something that has not been read yet
-        self._wanted.set()
+        self._rows: Any = None
+        self._boards: dict[str, Board] = {}  # by choice, of this version
+        self._lock = threading.Lock()  # guards version, rows and boards
+        self._asked = threading.Event()
+        self._asked.set()
         threading.Thread(target=self._follow, name="results-lake-watch", daemon=True).start()
 
-    def view(self, experiment: str = "") -> View | None:
-        """The newest state of one experiment, or of all; None before it is first read."""
+    def choices(self) -> dict[str, str]:
+        """What can be shown, best known as: every dataset, and every search of those that have several."""
+        self._asked.set()
         with self._lock:
-            self._asked[experiment] = self._asked[""] = time.monotonic()
-            found = self._views.get(experiment)
-        if found is None:
-            self._missing.set()
-        self._wanted.set()
+            rows = self._rows
+        if rows is None:
+            return {}
+        searches: dict[str, list[str]] = {}
+        for name in sorted(rows.descriptions):
+            searches.setdefault(rows.dataset(name), []).append(name)
+        found = {}
+        for dataset in sorted(searches):
+            several = len(searches[dataset]) > 1
+            found[json.dumps(["dataset", dataset])] = f"{dataset}, all {len(searches[dataset])} searches" if several else dataset
+            found |= {json.dumps(["search", name]): f"{dataset}: {name}" for name in searches[dataset] if several}
         return found
 
+    def board(self, choice: str) -> Board | None:
+        """The board of one of the choices; None where it is none any more."""
+        with self._lock:
+            if choice not in self._boards:
+                kind, name = json.loads(choice)
+                if kind == "search":
+                    found = summaries.board_of(self._rows, name) if name in self._rows.descriptions else None
+                else:
+                    found = next((board for board in summaries.boards(self._rows) if board.dataset == name), None)
+                if found is None:
+                    return None
+                self._boards[choice] = found
+            return self._boards[choice]
+
     def _follow(self) -> None:
-        while self._wanted.wait():
-            self._wanted.clear()
+        while self._asked.wait():
+            self._asked.clear()
             started = time.monotonic()
             try:
                 self._look()
                 self.trouble, self.checked_at = "", datetime.now(UTC)
-            except Exception as error:  # whatever others may have written or a network may do, the page stays
+            except Exception as error:  # whatever others write or a network does, the page stays
                 if not isinstance(error, (OSError, InputError)):
                     traceback.print_exc()
                 first = str(error).strip().split("\n")[0]
                 self.trouble = f"The results cannot be read at the moment: {first or type(error).__name__}"
-            # A large lake is read less often, so that the search keeps its processor.
-            self._missing.wait(max(self._seconds, 4 * (time.monotonic() - started)))
-            self._missing.clear()
+            time.sleep(max(self._seconds, 4 * (time.monotonic() - started)))  # a large lake less often: the search needs processors
 
     def _look(self) -> None:
-        with self._lock:
-            oldest = time.monotonic() - _KEPT_SECONDS
-            self._asked = {name: asked for name, asked in self._asked.items() if asked > oldest}
-            wanted = list(self._asked)
         try:
             lake = load(self._root)
         except InputError:
-            if self._views.get("") is not None and self._views[""].experiments:
+            if self._rows is not None:
                 raise
-            lake = None  # empty as yet
-        if lake is not None and self._experiments:
+            return  # empty as yet
+        if self._experiments:
             lake = lake.only(self._experiments)
-        experiments = () if lake is None else tuple((one.name, one.dataset or "") for one in lake.experiments)
-        state = repr((experiments, [] if lake is None else lake.files()))
+        state = repr(([experiment.name for experiment in lake.experiments], lake.files()))
         version = hashlib.sha256(state.encode("utf-8", "replace")).hexdigest()[:16]
-        for name in wanted:
-            known = self._views.get(name)
-            if known is None or known.version != version:
-                part = lake if lake is None or not name else lake.only([name])
-                boards = () if part is None or not part.experiments else tuple(summaries.boards(part))
-                with self._lock:
-                    self._views[name] = View(version, boards, experiments)
-        with self._lock:
-            self._views = {name: view for name, view in self._views.items() if name in wanted}
+        if version != self.version:
+            rows = summaries.read(lake)
+            with self._lock:
+                self.version, self._rows, self._boards = version, rows, {}
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the page
@@ -312,6 +313,7 @@ def live_page(watch: Watch, source: str) -> Dash:
         Output("choice", "value"),
         Output("status", "children"),
         Output("clock", "children"),
+        Output("choices", "hidden"),
         Output("waiting", "hidden"),
         Output("results", "hidden"),
         Input("tick", "n_intervals"),
@@ -319,26 +321,24 @@ def live_page(watch: Watch, source: str) -> Dash:
         State("state", "data"),
         State("choice", "options"),
     )
-    def follow(_: int, choice: str | None, state: Mapping[str, Any] | None, options: Sequence[Any] | None) -> tuple[Any, ...]:
-        """Every second or two: what is there to choose, how it stands, and whether there is something new to draw."""
-        view = watch.view()
-        clock = f"Checked {watch.checked_at:%H:%M:%S} UTC" if watch.checked_at else "Reading the results"
-        if view is None:
-            return no_update, no_update, no_update, watch.trouble or "Reading the results.", clock, True, True
-        offered = _choices(view)
-        values = [option["value"] for option in offered]
-        chosen = choice if choice in values else next(iter(values), None)
-        board, version = _chosen_board(watch, chosen)
-        status = watch.trouble or _status(board)
-        new = {"choice": chosen, "version": version}
+    def follow(_: int, choice: str | None, state: Mapping[str, str] | None, shown: Sequence[Any] | None) -> tuple[Any, ...]:
+        """Every other second: what there is to choose, how it stands, and whether there is something new to draw."""
+        choices = watch.choices()
+        options = [{"label": label, "value": value} for value, label in choices.items()]
+        chosen = choice if choice in choices else next(iter(choices), None)
+        board = None if chosen is None else watch.board(chosen)
+        new = None if chosen is None else {"choice": chosen, "version": watch.version}
+        clock = f"checked {watch.checked_at:%H:%M:%S} UTC" if watch.checked_at else ""
+        waiting = "Waiting for a search." if watch.checked_at else "Reading the results."
         return (
-            new if board is not None and new != state else no_update,
-            offered if offered != options else no_update,
+            new if new != state else no_update,
+            options if options != shown else no_update,
             chosen if chosen != choice else no_update,
-            status,
+            watch.trouble or (waiting if board is None else _status(board)),
             clock,
-            bool(values),
-            not values,
+            len(choices) < 2,
+            board is not None or watch.checked_at is None,
+            board is None,
         )
 
     for panel in PANELS:
@@ -363,8 +363,8 @@ def live_page(watch: Watch, source: str) -> Dash:
         Input("filter", "value"),
         Input("order", "data"),
     )
-    def rank(state: Mapping[str, Any] | None, words: str | None, order: Mapping[str, Any]) -> tuple[Any, ...]:
-        board, _ = _chosen_board(watch, (state or {}).get("choice"))
+    def rank(state: Mapping[str, str] | None, words: str | None, order: Mapping[str, Any]) -> tuple[Any, ...]:
+        board = None if state is None else watch.board(state["choice"])
         if board is None:
             raise PreventUpdate
         table, sentence = _ranking(board, words or "", order)
@@ -382,8 +382,8 @@ def _draw(app: Dash, watch: Watch, panel: Panel) -> None:
         Input("state", "data"),
         Input("scheme", "data"),
     )
-    def draw(state: Mapping[str, Any] | None, scheme: str) -> tuple[Any, ...]:
-        board, _ = _chosen_board(watch, (state or {}).get("choice"))
+    def draw(state: Mapping[str, str] | None, scheme: str) -> tuple[Any, ...]:
+        board = None if state is None else watch.board(state["choice"])
         if board is None:
             raise PreventUpdate
         figure = panel.figure(board)
@@ -428,11 +428,9 @@ def _layout(source: str) -> html.Div:
                     html.Div(
                         [
                             html.Div(
-                                [
-                                    html.Label("Dataset and search", htmlFor="choice"),
-                                    dcc.Dropdown([], id="choice", clearable=False, searchable=False),
-                                ],
-                                className="live-choice",
+                                html.Fieldset([html.Legend("Show"), dcc.RadioItems([], id="choice", className="live-radios")]),
+                                id="choices",
+                                hidden=True,
                             ),
                             html.Dl(id="tiles", className="summary"),
                             html.Section(
@@ -491,37 +489,8 @@ def _panel(panel: Panel) -> html.Figure:
 # ------------------------------------------------------------------------------------------------------------- what is shown of it
 
 
-def _choices(view: View) -> list[dict[str, str]]:
-    """Every dataset, and of those with several searches also each search."""
-    found = []
-    for board in view.boards:
-        found.append({"label": board.dataset, "value": json.dumps(["", board.dataset])})
-        if len(board.experiments) > 1:
-            found[-1]["label"] += f", all {len(board.experiments)} searches"
-            found += [
-                {"label": f"{board.dataset}: {name}", "value": json.dumps([name, board.dataset])} for name in board.experiments
-            ]
-    return found
-
-
-def _chosen_board(watch: Watch, choice: str | None) -> tuple[Board | None, str]:
-    """The board that a page shows and the version of its state; None where it has not been read yet."""
-    everything = watch.view()
-    if everything is None or choice is None:
-        return None, ""
-    experiment, dataset = json.loads(choice)
-    if experiment and experiment not in (name for name, _ in everything.experiments):
-        return None, ""
-    view = watch.view(experiment)
-    if view is None:
-        return None, ""
-    return next((board for board in view.boards if board.dataset == dataset), None), view.version
-
-
-def _status(board: Board | None) -> str:
+def _status(board: Board) -> str:
     """One sentence; it changes, and is read out by screen readers, only when a trial starts, ends or is the new best."""
-    if board is None:
-        return "Reading the results."
     trials = board.trials
     running = int(trials["status"].isin(["running", "pending"]).sum())
     best = f", best validation Dice {trials['score'].iloc[0]:.4f}" if trials["score"].notna().any() else ""
