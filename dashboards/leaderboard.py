@@ -33,7 +33,7 @@ def build(storage: str | Path, out: str | Path | None = None) -> Path:
     remote = "://" in str(storage)
     target = Path(out) if out is not None else Path("leaderboard.html") if remote else Path(storage) / "leaderboard.html"
     lake = load(storage)
-    boards = summaries.boards(lake)
+    boards = summaries.boards(summaries.read(lake))
     images = lake.gallery() if any(not board.gallery.empty for board in boards) else None
 
     def pictures(board: summaries.Board) -> Sequence[Mapping[str, Any]]:
