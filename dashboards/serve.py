@@ -10,6 +10,7 @@ It needs Dash: pip install -e '.[live]'
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import hmac
 import ipaddress
@@ -22,8 +23,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -39,10 +40,10 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 try:
     import pandas as pd
-    import plotly.graph_objects as go
 
     from dashboards import figures, summaries
-    from dashboards.summaries import Board
+    from dashboards.panels import PANELS, Drawn, Panel
+    from dashboards.summaries import Board, Rows
     from tune.results import InputError, load, read_experiment
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("dashboards", "tune", "cdal"):
@@ -164,68 +165,94 @@ def _plain(sentence: str, status: int) -> Response:
 class Watch:
     """Reads the lake in a thread of its own: only while pages ask, and only when its files are others than before.
 
-    Pages get the last state at once, also while the lake cannot be read.
+    Pages get what was last read, also while the lake cannot be read. What has been computed from it is kept for all pages.
     """
 
     def __init__(self, root: str, experiments: Sequence[str], seconds: float) -> None:
-        """Start to follow `experiments` (empty: all) of a lake, looking at most every so many seconds."""
+        """Start to follow `experiments` (empty: all) of a lake, with at least so many seconds between two looks."""
         self.version = ""
         """Changes with the results; empty before they were first read."""
         self.trouble = ""
         """Why the results cannot be read at the moment, in a sentence."""
         self.checked_at: datetime | None = None
         self._root, self._experiments, self._seconds = root, experiments, seconds
-        self._rows: Any = None
-        self._boards: dict[str, Board] = {}  # by choice, of this version
-        self._lock = threading.Lock()  # guards version, rows and boards
+        self._rows: Rows | None = None
+        self._boards: dict[str, Board] = {}  # by choice
+        self._drawn: dict[tuple[str, str], Drawn | None] = {}  # by choice and panel
+        self._busy = 0.0  # seconds that all this took
+        self._lock = threading.RLock()
         self._asked = threading.Event()
         self._asked.set()
         threading.Thread(target=self._follow, name="results-lake-watch", daemon=True).start()
 
     def choices(self) -> dict[str, str]:
-        """What can be shown, best known as: every dataset, and every search of those that have several."""
+        """What can be shown, by its key: every dataset, and every search on those that have several."""
         self._asked.set()
-        with self._lock:
-            rows = self._rows
-        if rows is None:
-            return {}
-        searches: dict[str, list[str]] = {}
-        for name in sorted(rows.descriptions):
-            searches.setdefault(rows.dataset(name), []).append(name)
         found = {}
-        for dataset in sorted(searches):
-            several = len(searches[dataset]) > 1
-            found[json.dumps(["dataset", dataset])] = f"{dataset}, all {len(searches[dataset])} searches" if several else dataset
-            found |= {json.dumps(["search", name]): f"{dataset}: {name}" for name in searches[dataset] if several}
+        for dataset, searches in sorted(self._searches().items()):
+            several = len(searches) > 1
+            found[json.dumps(["dataset", dataset])] = f"{dataset}, all {len(searches)} searches" if several else dataset
+            found |= {json.dumps(["search", dataset, name]): f"{dataset}: {name}" for name in searches if several}
         return found
 
     def board(self, choice: str) -> Board | None:
         """The board of one of the choices; None where it is none any more."""
-        with self._lock:
+        with self._lock, self._counted():
             if choice not in self._boards:
-                kind, name = json.loads(choice)
-                if kind == "search":
-                    found = summaries.board_of(self._rows, name) if name in self._rows.descriptions else None
-                else:
-                    found = next((board for board in summaries.boards(self._rows) if board.dataset == name), None)
-                if found is None:
+                _, dataset, *chosen = json.loads(choice)
+                searches = [name for name in self._searches().get(dataset, []) if name in chosen or not chosen]
+                if self._rows is None or not searches:
                     return None
-                self._boards[choice] = found
+                own = replace(
+                    self._rows,
+                    descriptions={name: self._rows.descriptions[name] for name in searches},
+                    trials=self._rows.trials[self._rows.trials["dataset"] == dataset],
+                )
+                self._boards[choice] = next(board for board in summaries.boards(own) if board.dataset == dataset)
             return self._boards[choice]
+
+    def draw(self, choice: str, panel: Panel[Board]) -> Drawn | None:
+        """A panel of one of the choices; None where there is nothing to draw yet."""
+        with self._lock:
+            board = self.board(choice)
+            with self._counted():
+                if (choice, panel.name) not in self._drawn:
+                    self._drawn[choice, panel.name] = None if board is None else panel.draw(board)
+                return self._drawn[choice, panel.name]
+
+    def _searches(self) -> dict[str, list[str]]:
+        """Names of the experiments by dataset."""
+        with self._lock:
+            rows = self._rows
+        found: dict[str, list[str]] = {}
+        for name in [] if rows is None else sorted(rows.descriptions):
+            own = set(rows.trials.loc[rows.trials["experiment"] == name, "dataset"])
+            for dataset in own or {rows.dataset(name)}:
+                found.setdefault(dataset, []).append(name)
+        return found
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._busy += time.monotonic() - started
 
     def _follow(self) -> None:
         while self._asked.wait():
             self._asked.clear()
-            started = time.monotonic()
             try:
-                self._look()
+                with self._counted():
+                    self._look()
                 self.trouble, self.checked_at = "", datetime.now(UTC)
             except Exception as error:  # whatever others write or a network does, the page stays
                 if not isinstance(error, (OSError, InputError)):
                     traceback.print_exc()
                 first = str(error).strip().split("\n")[0]
                 self.trouble = f"The results cannot be read at the moment: {first or type(error).__name__}"
-            time.sleep(max(self._seconds, 4 * (time.monotonic() - started)))  # a large lake less often: the search needs processors
+            time.sleep(self._seconds)
+            while self._busy > 0:  # three times as long as the work took: a search on this machine keeps its processors
+                busy, self._busy = self._busy, 0.0
+                time.sleep(max(0.0, 3 * busy - self._seconds))
 
     def _look(self) -> None:
         try:
@@ -241,29 +268,11 @@ class Watch:
         if version != self.version:
             rows = summaries.read(lake)
             with self._lock:
-                self.version, self._rows, self._boards = version, rows, {}
+                self.version, self._rows, self._boards, self._drawn = version, rows, {}, {}
 
 
 # ------------------------------------------------------------------------------------------------------------------------ the page
 
-
-@dataclass(frozen=True)
-class Panel:
-    """TODO: replaced by the registry."""
-
-    name: str
-    title: str
-    caption: str
-    empty: str
-    figure: Callable[[Board], go.Figure | None]
-
-
-PANELS = (
-    Panel("history", "Optimisation history", "Each mark is one trial.", "No trial has a validation Dice yet.", lambda b: figures.optimisation_history(b.trials) if b.trials["score"].notna().any() else None),
-    Panel("curves", "Learning curves", "Dice by epoch.", "No epoch has been reported with a Dice yet.", lambda b: figures.learning_curves(b.trials, b.metrics) if len(b.metrics) else None),
-    Panel("tradeoffs", "Dice and the time for a mask", "Dice by seconds.", "No trial has been scored by the full protocol yet.", lambda b: figures.dice_and_seconds(b.tradeoffs) if len(b.tradeoffs) else None),
-    Panel("parallel", "Searched parameters", "Lines", "needs at least two", lambda b: figures.parallel_coordinates(b.trials, b.searched) if b.trials["score"].notna().sum() > 1 else None),
-)
 
 _INDEX = """<!doctype html>
 <html lang="en">
@@ -373,27 +382,66 @@ def live_page(watch: Watch, source: str) -> Dash:
     return app
 
 
-def _draw(app: Dash, watch: Watch, panel: Panel) -> None:
+def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
+    name = panel.name
+    chosen = [Input("first", "value"), Input("second", "value")] if name == "pairs" else []
+
     @app.callback(  # type: ignore[untyped-decorator]
-        Output(f"{panel.name}-chart", "figure"),
-        Output(f"{panel.name}-box", "hidden"),
-        Output(f"{panel.name}-empty", "hidden"),
-        Output(f"{panel.name}-caption", "children"),
+        Output(f"{name}-chart", "figure"),
+        Output(f"{name}-chart", "style"),
+        Output(f"{name}-box", "hidden"),
+        Output(f"{name}-empty", "hidden"),
+        Output(f"{name}-caption", "children"),
+        Output(f"{name}-table", "children"),
+        Output(f"{name}-table-title", "children"),
+        Output(f"{name}-details", "hidden"),
         Input("state", "data"),
         Input("scheme", "data"),
+        *chosen,
     )
-    def draw(state: Mapping[str, str] | None, scheme: str) -> tuple[Any, ...]:
+    def draw(state: Mapping[str, str] | None, scheme: str, *pair: str | None) -> tuple[Any, ...]:
+        if state is None:
+            raise PreventUpdate
+        drawn = watch.draw(state["choice"], panel)
+        if drawn is None:
+            return no_update, no_update, True, False, "", [], "", True
+        figure = drawn.figure
+        if pair:
+            board = watch.board(state["choice"])
+            places = dict(zip(board.cases["label"], board.cases["place"], strict=True)) if board is not None else {}
+            if all(label in places for label in pair):
+                figure = figures.paired_cases(board.cases, *(places[label] for label in pair))
+        content = figure.to_plotly_json()
+        # What the user did to a chart stays while this is the same: zoom, selected ranges, traces switched off.
+        content["layout"] |= {"uirevision": [state["choice"], *pair], "template": figures.THEMES["dark" if scheme == "dark" else "light"]}
+        names: dict[str, int] = {}
+        for trace in content["data"]:  # traces are known by their names, for others may appear before them
+            names[trace.get("name", "")] = count = names.get(trace.get("name", ""), 0) + 1
+            trace["uid"] = f"{trace.get('name', '')} {count}"
+        style = {"height": f"{content['layout'].get('height', 400)}px"}
+        return content, style, False, True, drawn.caption, _table(drawn.table), drawn.table_title, drawn.table.empty
+
+    if not chosen:
+        return
+
+    @app.callback(  # type: ignore[untyped-decorator]
+        Output("first", "options"),
+        Output("second", "options"),
+        Output("first", "value"),
+        Output("second", "value"),
+        Input("state", "data"),
+        State("first", "value"),
+        State("second", "value"),
+    )
+    def offer(state: Mapping[str, str] | None, first: str | None, second: str | None) -> tuple[Any, ...]:
+        """The compared trials; the two best are chosen until the user chooses."""
         board = None if state is None else watch.board(state["choice"])
         if board is None:
             raise PreventUpdate
-        figure = panel.figure(board)
-        if figure is None:
-            return no_update, True, False, ""
-        # What the user did to the chart stays while this is the same: zoom, selected ranges, traces switched off.
-        figure.update_layout(template=figures.THEMES["dark" if scheme == "dark" else "light"], uirevision=state["choice"], autosize=True)
-        for trace in figure.data:
-            trace.uid = trace.name
-        return figure, False, True, panel.caption
+        labels = list(dict.fromkeys(board.cases["label"]))
+        options = [{"label": _shown(label, None), "value": label} for label in labels]
+        usual = [*labels[:2], None, None]
+        return options, options, first if first in labels else usual[0], second if second in labels else usual[1]
 
 
 def _layout(source: str) -> html.Div:
@@ -471,14 +519,25 @@ def _layout(source: str) -> html.Div:
     )
 
 
-def _panel(panel: Panel) -> html.Figure:
-    chart = dcc.Graph(f"{panel.name}-chart", config=figures.CONFIG, responsive=True, className="chart")
+def _panel(panel: Panel[Board]) -> html.Figure:
+    name = panel.name
+    chart: Any = dcc.Graph(f"{name}-chart", config=figures.CONFIG, responsive=True)
+    if panel.wide:
+        label = {"aria-label": f"{panel.title}, scrolls sideways"}
+        chart = html.Div(html.Div(chart, className="wide"), className="scroll", tabIndex=0, role="region", **label)
+    pair = [
+        html.Fieldset([html.Legend(word), dcc.RadioItems([], id=word.lower(), className="live-radios")])
+        for word in ("First", "Second")
+        if name == "pairs"
+    ]
+    table = html.Div(html.Table(id=f"{name}-table"), className="scroll")
     return html.Figure(
         [
             html.H2(panel.title),
-            html.Div(chart, id=f"{panel.name}-box", hidden=True),
-            html.P(panel.empty, id=f"{panel.name}-empty", className="empty", hidden=True),
-            html.Figcaption(id=f"{panel.name}-caption", className="caption"),
+            html.Div([*pair, chart], id=f"{name}-box", hidden=True),
+            html.P(panel.empty, id=f"{name}-empty", className="empty", hidden=True),
+            html.Figcaption(id=f"{name}-caption", className="caption"),
+            html.Details([html.Summary(id=f"{name}-table-title"), table], id=f"{name}-details", hidden=True),
         ],
         className="panel",
         role="group",
@@ -495,6 +554,13 @@ def _status(board: Board) -> str:
     running = int(trials["status"].isin(["running", "pending"]).sum())
     best = f", best validation Dice {trials['score'].iloc[0]:.4f}" if trials["score"].notna().any() else ""
     return f"{running} of {len(trials)} trial{'' if len(trials) == 1 else 's'} running{best}."
+
+
+def _table(rows: pd.DataFrame) -> list[Any]:
+    """Head and body of a panel's table."""
+    head = html.Tr([html.Th(str(name), scope="col") for name in rows.columns])
+    body = [html.Tr([html.Td(_shown(value, None)) for value in row]) for row in rows.itertuples(index=False)]
+    return [html.Thead(head), html.Tbody(body)]
 
 
 def _tiles(board: Board) -> list[html.Div]:
