@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html, no_update
+    from dash import ALL, Dash, Input, Output, State, callback_context, dcc, html, no_update, set_props
     from dash.exceptions import PreventUpdate
     from flask import Response, make_response, redirect, request
     from waitress import create_server
@@ -365,19 +365,30 @@ def live_page(watch: Watch, source: str) -> Dash:
         return {"heading": heading, "ascending": not order["ascending"] if same else heading in _ASCENDING}
 
     @app.callback(  # type: ignore[untyped-decorator]
-        Output("ranking", "children"),
-        Output("tiles", "children"),
+        Output("headings", "children"),
+        Output("rows", "children"),
         Output("shown", "children"),
+        Output("tiles", "children"),
         Input("state", "data"),
         Input("filter", "value"),
         Input("order", "data"),
+        State({"heading": ALL}, "id"),
     )
-    def rank(state: Mapping[str, str] | None, words: str | None, order: Mapping[str, Any]) -> tuple[Any, ...]:
+    def rank(
+        state: Mapping[str, str] | None, words: str | None, order: Mapping[str, Any], there: Sequence[Mapping[str, str]]
+    ) -> tuple[Any, ...]:
         board = None if state is None else watch.board(state["choice"])
         if board is None:
             raise PreventUpdate
-        table, sentence = _ranking(board, words or "", order)
-        return table, _tiles(board), sentence
+        columns = _columns(board)
+        ways = {heading: "none" for heading in columns} | {order["heading"]: "ascending" if order["ascending"] else "descending"}
+        headings: Any = no_update
+        if [one["heading"] for one in there] == list(columns):  # new headings in their place would lose the keyboard's focus
+            for heading in columns:
+                set_props({"column": heading}, {"aria-sort": ways[heading]})
+        else:
+            headings = [_heading(heading, digits is not None, ways[heading]) for heading, (_, digits) in columns.items()]
+        return headings, *_rows(board, columns, words or "", order), _tiles(board)
 
     return app
 
@@ -387,24 +398,22 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
     chosen = [Input("first", "value"), Input("second", "value")] if name == "pairs" else []
 
     @app.callback(  # type: ignore[untyped-decorator]
-        Output(f"{name}-chart", "figure"),
-        Output(f"{name}-chart", "style"),
-        Output(f"{name}-box", "hidden"),
-        Output(f"{name}-empty", "hidden"),
+        Output(f"{name}-box", "children"),
         Output(f"{name}-caption", "children"),
         Output(f"{name}-table", "children"),
         Output(f"{name}-table-title", "children"),
         Output(f"{name}-details", "hidden"),
         Input("state", "data"),
         Input("scheme", "data"),
+        State(f"{name}-caption", "children"),
         *chosen,
     )
-    def draw(state: Mapping[str, str] | None, scheme: str, *pair: str | None) -> tuple[Any, ...]:
+    def draw(state: Mapping[str, str] | None, scheme: str, caption: str | None, *pair: str | None) -> tuple[Any, ...]:
         if state is None:
             raise PreventUpdate
         drawn = watch.draw(state["choice"], panel)
         if drawn is None:
-            return no_update, no_update, True, False, "", [], "", True
+            return html.P(panel.empty, className="empty"), "", [], "", True
         figure = drawn.figure
         if pair:
             board = watch.board(state["choice"])
@@ -416,10 +425,16 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
         content["layout"] |= {"uirevision": [state["choice"], *pair], "template": figures.THEMES["dark" if scheme == "dark" else "light"]}
         names: dict[str, int] = {}
         for trace in content["data"]:  # traces are known by their names, for others may appear before them
-            names[trace.get("name", "")] = count = names.get(trace.get("name", ""), 0) + 1
-            trace["uid"] = f"{trace.get('name', '')} {count}"
-        style = {"height": f"{content['layout'].get('height', 400)}px"}
-        return content, style, False, True, drawn.caption, _table(drawn.table), drawn.table_title, drawn.table.empty
+            called = str(trace.get("name", ""))
+            names[called] = names.get(called, 0) + 1
+            trace["uid"] = "u" + hashlib.sha256(f"{called} {names[called]}".encode("utf-8", "replace")).hexdigest()[:12]
+        height = {"height": f"{content['layout'].get('height', 400)}px"}
+        chart: Any = no_update
+        if caption:  # the chart is there: a new one in its place would forget what the user did to it
+            set_props(f"{name}-chart", {"figure": content, "style": height})
+        else:
+            chart = dcc.Graph(id=f"{name}-chart", figure=content, config=figures.CONFIG, responsive=True, style=height)
+        return chart, drawn.caption, _table(drawn.table), drawn.table_title, drawn.table.empty
 
     if not chosen:
         return
@@ -494,7 +509,9 @@ def _layout(source: str) -> html.Div:
                                         className="live-choice",
                                     ),
                                     html.Div(
-                                        html.Table(id="ranking", className="ranking"),
+                                        html.Table(
+                                            [html.Thead(html.Tr(id="headings")), html.Tbody(id="rows")], className="ranking"
+                                        ),
                                         className="scroll table",
                                         tabIndex=0,
                                         role="region",
@@ -521,10 +538,10 @@ def _layout(source: str) -> html.Div:
 
 def _panel(panel: Panel[Board]) -> html.Figure:
     name = panel.name
-    chart: Any = dcc.Graph(f"{name}-chart", config=figures.CONFIG, responsive=True)
+    chart = html.Div(id=f"{name}-box", className="wide" if panel.wide else "")
     if panel.wide:
         label = {"aria-label": f"{panel.title}, scrolls sideways"}
-        chart = html.Div(html.Div(chart, className="wide"), className="scroll", tabIndex=0, role="region", **label)
+        chart = html.Div(chart, className="scroll", tabIndex=0, role="region", **label)
     pair = [
         html.Fieldset([html.Legend(word), dcc.RadioItems([], id=word.lower(), className="live-radios")])
         for word in ("First", "Second")
@@ -534,8 +551,8 @@ def _panel(panel: Panel[Board]) -> html.Figure:
     return html.Figure(
         [
             html.H2(panel.title),
-            html.Div([*pair, chart], id=f"{name}-box", hidden=True),
-            html.P(panel.empty, id=f"{name}-empty", className="empty", hidden=True),
+            *pair,
+            chart,
             html.Figcaption(id=f"{name}-caption", className="caption"),
             html.Details([html.Summary(id=f"{name}-table-title"), table], id=f"{name}-details", hidden=True),
         ],
@@ -601,38 +618,33 @@ def _columns(board: Board) -> dict[str, tuple[str, int | None]]:
 _ASCENDING = ("Rank", "Trial", "Status", "Kind", "p", "s / case")  # first order when pressed; other figures start with the largest
 
 
-def _ranking(board: Board, words: str, order: Mapping[str, Any]) -> tuple[list[Any], str]:
-    """The table's head and body, and a sentence on how much of it is shown."""
-    columns = _columns(board)
+def _heading(heading: str, numeric: bool, way: str) -> html.Th:
+    button = html.Button(heading, id={"heading": heading}, type="button")
+    return html.Th(button, id={"column": heading}, scope="col", className="num" if numeric else "", **{"aria-sort": way})
+
+
+def _rows(
+    board: Board, columns: Mapping[str, tuple[str, int | None]], words: str, order: Mapping[str, Any]
+) -> tuple[list[html.Tr], str]:
+    """The first rows that hold all the words, in order, and a sentence on how many these are."""
     trials = board.trials
     texts = pd.DataFrame(
         {heading: [_shown(value, digits) for value in trials[column]] for heading, (column, digits) in columns.items()},
         index=trials.index,
     )
-    whole = texts.agg(" ".join, axis=1).str.casefold() if len(texts) else pd.Series(dtype=str)
+    whole = [" ".join(row).casefold() for row in texts.itertuples(index=False)]
     found = trials[[all(word in text for word in words.casefold().split()) for text in whole]]
     column, _ = columns.get(order["heading"], ("rank", 0))
-    keys = found["number"] if column == "label" else found[column]
+    keys = found["number" if column == "label" else column]
     if not pd.api.types.is_numeric_dtype(keys):
         keys = keys.map(str)
     ordered = keys.sort_values(ascending=order["ascending"], na_position="last", kind="stable").index[:MAX_ROWS]
-    sorts = {True: "ascending", False: "descending"}
-    heads = [
-        html.Th(
-            html.Button(heading, id={"heading": heading}, type="button"),
-            scope="col",
-            className="num" if digits is not None else "",
-            **{"aria-sort": sorts[order["ascending"]] if heading == order["heading"] else "none"},
-        )
-        for heading, (_, digits) in columns.items()
-    ]
-    rows = [
-        html.Tr([_cell(heading, texts.at[place, heading], columns[heading][1]) for heading in columns]) for place in ordered
-    ]
-    left_out = f" of {len(found)}" if len(found) > len(ordered) else ""
-    of_all = f" that fit, among {len(trials)}" if len(found) < len(trials) else ""
-    sentence = f"{len(ordered)}{left_out} trials{of_all}. Press a heading to order by it."
-    return [html.Thead(html.Tr(heads)), html.Tbody(rows)], sentence
+    rows = [html.Tr([_cell(heading, texts.at[place, heading], columns[heading][1]) for heading in columns]) for place in ordered]
+    sentence = f"{len(ordered)} of {len(trials)} trials" if len(ordered) < len(trials) else f"All {len(trials)} trials"
+    if len(ordered) < len(found):
+        sentence += f"; the filter leaves {len(found)}" if len(found) < len(trials) else ""
+        sentence += f", of which the first {MAX_ROWS} are shown"
+    return rows, sentence + ". Press a heading to order by it."
 
 
 def _cell(heading: str, text: str, digits: int | None) -> html.Td | html.Th:
