@@ -147,8 +147,8 @@ def learning_curves(trials: pd.DataFrame, metrics: pd.DataFrame, rungs: Sequence
             hovertemplate="trial %{text}<br>epoch %{x}: Dice %{y:.4f}<extra></extra>",
         )
     _count_along_x(figure, points["epoch"])
-    for rung in rungs:
-        figure.add_vline(x=rung, line={"color": _MUTED, "width": 1.5, "dash": "dot"}, layer="below")
+    dotted = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": _MUTED, "width": 1.5, "dash": "dot"}, "layer": "below"}
+    figure.update_layout(shapes=[dotted | {"x0": rung, "x1": rung} for rung in rungs])
     return figure
 
 

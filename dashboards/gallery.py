@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 _MAX_SIDE = 320  # pixels; larger pictures are shrunk, which keeps the page small
+_MAX_BYTES = 24_000  # of a picture without loss
 
 
 @dataclass(frozen=True)
@@ -23,24 +24,39 @@ class Picture:
     image: str
     truth: str
     prediction: str
+    uncertainty: str
+    """Data URI; empty where there is none."""
 
 
-def picture(image: bytes | None, truth: bytes | None, prediction: bytes | None) -> Picture | None:
+def picture(image: bytes | None, truth: bytes | None, prediction: bytes | None, uncertainty: bytes | None = None) -> Picture | None:
     """Compose one case; None where there is no image or a file is damaged."""
     if not image:
         return None
     try:
-        with Image.open(io.BytesIO(image), formats=["PNG"]) as opened:
-            shown = opened.convert("RGB" if len(opened.getbands()) > 1 or opened.mode == "P" else "L")
+        shown = _opened(image)
         full = shown.size
         shown.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        entropy = _opened(uncertainty).resize(shown.size) if isinstance(uncertainty, bytes) else None
         masks = [outlines(_labels(mask, full, shown.size)) if mask else "" for mask in (truth, prediction)]
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
+    return Picture(shown.width, shown.height, _uri(shown), *masks, "" if entropy is None else _uri(entropy))
+
+
+def _opened(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
+        return opened.convert("RGB" if len(opened.getbands()) > 1 or opened.mode == "P" else "L")
+
+
+def _uri(image: Image.Image) -> str:
+    """Without loss where that is small, else nearly so."""
     buffer = io.BytesIO()
-    shown.save(buffer, "PNG", optimize=True)
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(shown.width, shown.height, uri, *masks)
+    image.save(buffer, "PNG")
+    kind = "png"
+    if buffer.tell() > _MAX_BYTES:
+        buffer, kind = io.BytesIO(), "webp"
+        image.save(buffer, "WEBP", quality=88, method=2)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def outlines(labels: NDArray[Any]) -> str:

@@ -1,23 +1,25 @@
-"""Build the leaderboard of a results lake: one HTML page that needs no server, no network and nothing else beside it.
+"""Draw the leaderboard of a results lake: pages that need no server and no network.
 
-python dashboards/leaderboard.py                                    # results/ -> results/leaderboard.html
-python dashboards/leaderboard.py --storage s3://bucket/prefix --out leaderboard.html
+python dashboards/leaderboard.py                                    # results/ -> results/leaderboard/index.html and its pages
+python dashboards/leaderboard.py --storage s3://bucket/prefix --out site/
+python dashboards/leaderboard.py --out leaderboard.html             # all in one file, without the pages of single trials
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+
 try:
-    from dashboards import page, summaries
-    from tune.results import InputError, load
+    from dashboards import page, summaries, website
+    from tune.results import InputError, Lake, load
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("dashboards", "tune", "cdal"):
         raise
@@ -25,44 +27,55 @@ except ModuleNotFoundError as error:
 
 
 def build(storage: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page and return its path; `out` defaults to leaderboard.html in the lake (for s3://, in the working folder).
+    """Write the leaderboard and return the page to open.
+
+    Args:
+        storage: the lake.
+        out: a folder for a site, or a file ending in .html for one self-contained page. The default is the folder `leaderboard` in
+            the lake; in the working folder, for a lake in an object store.
 
     Raises:
         InputError: there is no lake at `storage`, or `out` cannot be written.
     """
     remote = "://" in str(storage)
-    target = Path(out) if out is not None else Path("leaderboard.html") if remote else Path(storage) / "leaderboard.html"
+    target = Path(out) if out is not None else Path("leaderboard") if remote else Path(storage) / "leaderboard"
     lake = load(storage)
-    boards = summaries.boards(summaries.read(lake))
-    images = lake.gallery() if any(not board.gallery.empty for board in boards) else None
-
-    def pictures(board: summaries.Board) -> Sequence[Mapping[str, Any]]:
-        if images is None or board.gallery.empty:
-            return []
-        key = ["experiment", "trial_id", "split", "case"]
-        chosen = images.select([*key, "image", "truth", "prediction"]).to_pandas()
-        return summaries.records(board.gallery.merge(chosen, on=key, how="left"))
-
-    content = page.render(boards, str(storage), pictures)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    rows = summaries.read(lake)
+    find = _pictures(lake)
+    if target.suffix.lower() not in (".html", ".htm"):
+        return website.write(rows, target, str(storage), find)
+    content = page.everything(summaries.boards(rows), str(storage), find)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, target)
+        website.write_whole(target, content.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise InputError(f"cannot write {target}: {error.strerror or error}; give another place with --out") from error
     return target
 
 
+def _pictures(lake: Lake) -> page.Pictures:
+    """Where pages get the pictures of cases from; read once, and only if any are asked for."""
+
+    @cache
+    def everything() -> pa.Table:
+        return lake.gallery(["image", "truth", "prediction", "uncertainty"])
+
+    def find(cases: pd.DataFrame) -> Sequence[Mapping[str, Any]]:
+        if cases.empty:
+            return []
+        key = ["experiment", "trial_id", "split", "case"]
+        images = summaries.of_trials(everything(), cases).select([*key, "image", "truth", "prediction", "uncertainty"])
+        return summaries.records(cases.merge(images.to_pandas(), on=key, how="left"))
+
+    return find
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 when the page is written, 2 when the input is wrong."""
-    parser = argparse.ArgumentParser(description="Build the leaderboard of a results lake as one self-contained HTML page.")
+    parser = argparse.ArgumentParser(description="Draw the leaderboard of a results lake as pages that need no server.")
     parser.add_argument(
         "--storage", default="results", metavar="ROOT", help="results lake: a folder or s3://bucket/prefix (default: results)"
     )
-    parser.add_argument("--out", metavar="FILE", help="the page to write (default: ROOT/leaderboard.html)")
+    parser.add_argument("--out", metavar="PLACE", help="a folder, or FILE.html for a single page (default: ROOT/leaderboard)")
     options = parser.parse_args(arguments)
     try:
         print(build(options.storage, options.out))  # noqa: T201

@@ -1,309 +1,393 @@
-"""The leaderboard as one HTML page: boards in, text out. Every value from the lake is escaped here."""
+"""The pages: an overview of the lake, a page per experiment and per trial, or everything in one file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.resources import files
+from pathlib import PurePath
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
-from dashboards import figures, summaries
-from dashboards.gallery import picture
-from dashboards.published import Published, published
-from dashboards.summaries import Board
+from dashboards import figures, ranking, summaries
+from dashboards.figures import DASH
+from dashboards.markup import (
+    Sheet,
+    details,
+    duration,
+    empty,
+    figure_of,
+    long_text,
+    moment,
+    panel,
+    pictures,
+    plain_table,
+    scrolling,
+    text,
+    tiles,
+)
+from dashboards.panels import GROUPS, PANELS, TRIAL_PANELS, Drawn, Panel
+from dashboards.summaries import Board, Rows, Trial
 
-MAX_TABLE_ROWS = 1000
 MAX_FAILURES = 50
-MAX_IMPROVEMENTS = 100
-_DASH = "–"
-_KINDS = {"searched": "searched", "published": "as published", "unet": "plain U-Net"}
+MAX_CASES = 500  # rows of a trial's table
+WORST = 5
+_ON_THE_OVERVIEW = ("history", "tradeoffs")
+_OVERVIEW_ROWS = 100
+_PARALLEL_CHARTS = 2  # of one page: each takes three of the few WebGL contexts that a browser has
+_FAILED = ("failed", "diverged", "infeasible")
 _STATUSES = ("finished", "stopped", "running", "pending", "interrupted", "infeasible", "diverged", "failed")
-_TIMESTEPS, _LATENT = "config.diffusion.timesteps", "config.model.latent_size"
+_GALLERY = "Best, median and worst cases"
 
-Pictures = Callable[[Board], Sequence[Mapping[str, Any]]]
-"""The gallery rows of a board with their PNGs: fetched only when needed."""
+Pictures = Callable[[pd.DataFrame], Sequence[Mapping[str, Any]]]
+"""Rows of the gallery with their PNGs: fetched only when needed."""
 
 
 @dataclass(frozen=True)
-class _Column:
-    """A column of the ranking table: its heading, a tooltip, and a trial's cell as (shown HTML, value to sort by)."""
+class Links:
+    """Where other pages are, relative to the page at hand; None where there is no such page."""
 
-    heading: str
-    explanation: str
-    cell: Callable[[Mapping[str, Any]], tuple[str, float | str | None]]
-    numeric: bool = True
+    experiment: Callable[[str], str | None] = lambda name: None
+    trial: Callable[[str, str], str | None] = lambda experiment, trial_id: None
 
 
-def render(boards: Sequence[Board], source: str, pictures: Pictures) -> str:
-    """The whole page, self-contained: nothing is loaded from anywhere."""
-    charts: dict[str, go.Figure] = {}
-    sections = "".join(_section(place, board, charts, pictures(board)) for place, board in enumerate(boards, 1))
-    links = "".join(f'<a href="#dataset-{place}">{_text(board.dataset)}</a>' for place, board in enumerate(boards, 1))
-    data = {
-        "figures": {name: _figure_json(figure) for name, figure in charts.items()},
-        "themes": figures.THEMES,
-        "config": figures.CONFIG,
-    }
-    scripts = [get_plotlyjs() if charts else "", _asset("page.js")]
-    return _PAGE.format(
-        policy=_policy(scripts, compiles=any(name.endswith("-parallel") for name in charts)),
-        style=_asset("style.css"),
-        links=f'<nav aria-label="Datasets">{links}</nav>' if len(boards) > 1 else "",
-        summary=_summary(boards),
-        sections=sections,
-        built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        source=_text(source),
-        data=json.dumps(data, default=str).replace("<", "\\u003c"),
-        plotly=f"<script>{scripts[0]}</script>" if charts else "",
-        script=scripts[1],
-    )
+def overview(rows: Rows, boards: Sequence[Board], source: str, find: Pictures, links: Links, assets: str, notes: str) -> str:
+    """The first page of a site: all datasets and experiments."""
+    sheet = Sheet("cDAL Search leaderboard", assets)
+    sections = []
+    for place, board in enumerate(boards, 1):
+        name = f"dataset-{place}"
+        shown = [_panel(sheet, name, board, item) for item in PANELS if item.name in _ON_THE_OVERVIEW]
+        middle = board.gallery.groupby("place", sort=False).head(1)
+        more = [
+            _experiments(rows, board, links),
+            _ranking(name, board, links, _OVERVIEW_ROWS),
+            f'<div class="grid">{"".join(shown)}</div>',
+            _gallery(board, find(middle)),
+        ]
+        sections.append(_dataset(name, board, "".join(more)))
+    left_out = f'<p class="muted">{text(notes, 1000)}</p>' if notes else ""
+    body = _summary(boards) + left_out + "".join(sections)
+    return sheet.render(body, heading=_TITLE, navigation=_datasets(boards), source=source)
 
 
-# -------------------------------------------------------------------------------------------------------------------- sections
-
-
-def _summary(boards: Sequence[Board]) -> str:
-    trials = pd.concat([board.trials for board in boards]) if boards else pd.DataFrame()
-    tiles = []
-    for board in boards:
-        best = board.trials.iloc[0] if len(board.trials) and pd.notna(board.trials["score"].iloc[0]) else None
-        note = (
-            f"{_text(board.dataset)}, trial {_text(best['label'])}"
-            if best is not None
-            else f"{_text(board.dataset)}: no trial scored yet"
+def everything(boards: Sequence[Board], source: str, find: Pictures) -> str:
+    """All datasets on one self-contained page."""
+    sheet = Sheet("cDAL Search leaderboard")
+    sections = []
+    for place, board in enumerate(boards, 1):
+        name = f"dataset-{place}"
+        shown = [
+            empty(
+                item.title,
+                "One page holds two such charts; python dashboards/leaderboard.py --out FOLDER draws this one.",
+                wide=True,
+            )
+            if item.name == "parallel" and place > _PARALLEL_CHARTS
+            else _panel(sheet, name, board, item)
+            for item in PANELS
+        ]
+        content = (
+            _ranking(name, board, Links()) + f'<div class="grid">{"".join(shown)}</div>' + _gallery(board, find(board.gallery))
         )
-        tiles.append(("Best validation Dice", _number(None if best is None else best["score"], 4), note))
-    counts = trials["status"].fillna("unknown").value_counts() if len(trials) else pd.Series(dtype=int)
-    states = ", ".join(f"{count} {_text(status)}" for status, count in counts.items()) or "none started yet"
-    tiles.append(("Trials", str(len(trials)), states))
-    gpu, cpu = (float(trials[name].sum()) if len(trials) else 0.0 for name in ("gpu_seconds", "cpu_seconds"))
-    main = ("GPU time", gpu) if gpu > 0 else ("CPU time", cpu)
-    other = f"and {_duration(cpu)} of CPU time" if gpu > 0 and cpu > 0 else "added over all trials"
-    tiles.append((main[0], _duration(main[1]), other))
-    items = "".join(
-        f'<div class="tile"><dt>{name}</dt><dd><b>{value}</b><span>{note}</span></dd></div>' for name, value, note in tiles
+        sections.append(_dataset(name, board, content))
+    body = _summary(boards) + "".join(sections)
+    return sheet.render(body, heading=_TITLE, navigation=_datasets(boards), source=source)
+
+
+def experiment(board: Board, source: str, find: Pictures, links: Links, assets: str, home: str) -> str:
+    """The page of one experiment."""
+    (name,) = board.experiments
+    sheet = Sheet(f"{name} – cDAL Search", assets)
+    groups = []
+    for place, group in enumerate(GROUPS):
+        shown = "".join(_panel(sheet, "chart", board, item) for item in PANELS if item.group == group)
+        groups.append(
+            f'<section aria-labelledby="group-{place}"><h2 id="group-{place}">{group}</h2><div class="grid">{shown}</div></section>'
+        )
+    body = (
+        f'<p class="muted lead">{text(board.dataset)}{_protocol(board)}</p>'
+        + _summary([board])
+        + _ranking("experiment", board, links)
+        + "".join(groups)
+        + _gallery(board, find(board.gallery))
+        + _description(board.descriptions[name])
     )
-    return f'<dl class="summary">{items}</dl>'
+    places = "".join(f'<a href="#group-{place}">{group}</a>' for place, group in enumerate(GROUPS))
+    navigation = f'<nav aria-label="Pages"><a href="{home}">All experiments</a></nav><nav aria-label="On this page">{places}</nav>'
+    return sheet.render(body, heading=f"<h1>{text(name)} <span>experiment</span></h1>", navigation=navigation, source=source)
 
 
-def _section(place: int, board: Board, charts: dict[str, go.Figure], pictures: Sequence[Mapping[str, Any]]) -> str:
-    name = f"dataset-{place}"
-    searches = "Search" if len(board.experiments) == 1 else "Searches"
-    protocol = f". {_text(board.protocol, 500)}" if board.protocol else ""
+def trial_page(trial: Trial, source: str, find: Pictures, assets: str, home: str, up: str) -> str:
+    """The page of one trial."""
+    row = trial.row
+    sheet = Sheet(f"Trial {row['label']} of {row['experiment']} – cDAL Search", assets)
+    shown = "".join(_panel(sheet, "chart", trial, item) for item in TRIAL_PANELS)
+    cases = find(trial.gallery)
+    body = (
+        _trial_summary(row)
+        + _how_it_ended(row)
+        + f'<div class="grid">{shown}</div>'
+        + (
+            _pictured(cases, "Its cases")
+            if cases
+            else empty("Its cases", "No pictures of this trial: one that finishes adds them.")
+        )
+        + _cases(trial.cases)
+        + _settings(trial.settings)
+        + _environment(trial)
+    )
+    navigation = f'<nav aria-label="Pages"><a href="{home}">All experiments</a><a href="{up}">{text(row["experiment"])}</a></nav>'
+    return sheet.render(body, heading=f"<h1>Trial {text(row['label'])} {_status(row)}</h1>", navigation=navigation, source=source)
+
+
+# ------------------------------------------------------------------------------------------------------------- parts of boards
+
+
+_TITLE = "<h1>cDAL Search <span>leaderboard</span></h1>"
+
+
+def _datasets(boards: Sequence[Board]) -> str:
+    links = "".join(f'<a href="#dataset-{place}">{text(board.dataset)}</a>' for place, board in enumerate(boards, 1))
+    return f'<nav aria-label="Datasets">{links}</nav>' if len(boards) > 1 else ""
+
+
+def _dataset(name: str, board: Board, content: str) -> str:
+    searches = "Experiment" if len(board.experiments) == 1 else "Experiments"
+    about = f"{searches}: {', '.join(text(item) for item in board.experiments)}{_protocol(board)}"
     return f"""
 <section id="{name}" aria-labelledby="{name}-title">
-<h2 id="{name}-title">{_text(board.dataset)}</h2>
-<p class="muted">{searches}: {", ".join(_text(item) for item in board.experiments)}{protocol}</p>
-{_ranking(name, board)}
-<div class="pair">
-{_history(name, board, charts)}
-{_curves(name, board, charts)}
-</div>
-{_tradeoffs(name, board, charts)}
-{_parallel(name, board, charts)}
-{_gallery(board, pictures)}
+<h2 id="{name}-title">{text(board.dataset)}</h2>
+<p class="muted">{about}</p>
+{content}
 </section>"""
 
 
-def _history(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
-    scored = int(board.trials["score"].notna().sum())
-    if not scored:
-        return _empty(
-            "Optimisation history",
-            "No trial has a validation Dice yet. The first appears after the first epoch of the first trial.",
+def _protocol(board: Board) -> str:
+    return f". {text(board.protocol, 500)}" if board.protocol else ""
+
+
+def _summary(boards: Sequence[Board]) -> str:
+    items = []
+    for board in boards:
+        best = board.trials.iloc[0] if len(board.trials) and pd.notna(board.trials["score"].iloc[0]) else None
+        known = (
+            f"{text(board.dataset)}, trial {text(best['label'])}"
+            if best is not None
+            else f"{text(board.dataset)}: no trial scored yet"
         )
-    charts[f"{name}-history"] = figures.optimisation_history(board.trials)
-    missing = len(board.trials) - scored
-    caption = (
-        "Each mark is one trial, placed by the order of its start; the green line is the best validation Dice so far. "
-        "While the line still climbs, more trials are likely to pay off."
-        + (f" {missing} of {len(board.trials)} trials ended or run without a Dice and have no mark." if missing else "")
-    )
-    steps = summaries.improvements(board.trials).tail(MAX_IMPROVEMENTS)
-    rows = "".join(
-        f"<tr><td>{row.position}</td><td>{_text(row.label)}</td><td>{row.score:.4f}</td></tr>" for row in steps.itertuples()
-    )
-    title = f"The last {len(steps)} trials" if len(steps) == MAX_IMPROVEMENTS else "The trials"
-    title += " that improved on all before"
-    heads = "".join(f'<th scope="col">{heading}</th>' for heading in ("Order", "Trial", "Validation Dice"))
-    table = (
-        f'<details><summary>{title}</summary><div class="scroll">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
-    )
-    return _chart(f"{name}-history", "Optimisation history", caption, table)
+        items.append(("Best validation Dice", figure_of(None if best is None else best["score"], 4), known))
+    tested = [row for board in boards for row in summaries.records(board.finalists.head(1)) if pd.notna(row["test_dice"])]
+    if len(boards) == 1 and tested:
+        note = f"best finalist, {int(tested[0]['cases'])} test cases, {int(tested[0]['trainings'])} trainings"
+        items.append(("Test Dice", figure_of(tested[0]["test_dice"], 4), note))
+    own = {id(frame): frame for board in boards for frame in (board.trials, board.trainings)}
+    trials = pd.concat([frame for frame in own.values() if len(frame)]) if any(map(len, own.values())) else pd.DataFrame()
+    trials = trials.drop_duplicates(["experiment", "trial_id"]) if len(trials) else trials
+    counts = trials["status"].fillna("unknown").value_counts() if len(trials) else pd.Series(dtype=int)
+    states = ", ".join(f"{count} {text(status)}" for status, count in counts.items()) or "none started yet"
+    items.append(("Trials", str(len(trials)), states))
+    gpu, cpu = (float(trials[name].sum()) if len(trials) else 0.0 for name in ("gpu_seconds", "cpu_seconds"))
+    main = ("GPU time", gpu) if gpu > 0 else ("CPU time", cpu)
+    other = f"and {duration(cpu)} of CPU time" if gpu > 0 and cpu > 0 else "added over all trials"
+    money = float(trials["cost"].sum()) if len(trials) else 0.0
+    items.append((main[0], duration(main[1]), other + (f", cost {money:.2f}" if money > 0 else "")))
+    return tiles(items)
 
 
-def _curves(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
-    points, left_out = summaries.curves(board.trials, board.metrics)
-    if points.empty:
-        return _empty(
-            "Learning curves", "No epoch has been reported with a Dice yet. Curves appear as soon as a trial ends its first epoch."
+def _experiments(rows: Rows, board: Board, links: Links) -> str:
+    """A line per experiment, with the way to its page."""
+    lines = []
+    for name in board.experiments:
+        about, own = rows.descriptions[name], rows.trials[rows.trials["experiment"] == name]
+        own = own[own["dataset"] == board.dataset]
+        arguments = about.get("arguments") if isinstance(about.get("arguments"), Mapping) else {}
+        how = (
+            "finalists"
+            if "finalists" in about
+            else ", ".join(str(arguments[key]) for key in ("sampler", "scheduler") if arguments.get(key))
         )
-    charts[f"{name}-curves"] = figures.learning_curves(board.trials, board.metrics)
-    drawn = points["place"].nunique()
-    coloured = min(drawn, summaries.HIGHLIGHTED_CURVES)
-    caption = (
-        f"Validation Dice after each epoch: {'the best trial' if coloured == 1 else f'the best {coloured} trials'} in colour"
-        + (f", {drawn - coloured} more in grey" if drawn > coloured else "")
-        + ". A short curve belongs to a trial that was stopped early or is still running."
-        + (f" {left_out} lower-ranked trials are left out." if left_out else "")
+        href = links.experiment(name)
+        shown = text(name, 120)
+        scores = pd.to_numeric(own["validation_dice"], errors="coerce")
+        hours = own["gpu_seconds"].sum() or own["cpu_seconds"].sum()
+        cells = [
+            str(len(own)),
+            figure_of(scores.max(), 4),
+            text(how or DASH, 60),
+            moment(own["started_at"].min() if len(own) else None),
+            duration(hours) if hours else DASH,
+        ]
+        first = f'<th scope="row">{f"<a href={chr(34)}{href}{chr(34)}>{shown}</a>" if href else shown}</th>'
+        kinds = ("num", "num", "", "", "num")
+        tds = "".join(f"<td{f' class={kind}' if kind else ''}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True))
+        lines.append(f"<tr>{first}{tds}</tr>")
+    headings = (("Experiment", ""), ("Trials", "num"), ("Best Dice", "num"), ("How", ""), ("Began", ""), ("Device time", "num"))
+    heads = "".join(f'<th scope="col"{f" class={kind}" if kind else ""}>{heading}</th>' for heading, kind in headings)
+    table = scrolling(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>", "Experiments", " table")
+    return panel(
+        "Experiments", table, "Each experiment has a page with all its charts; each of its best trials has one too.", wide=True
     )
-    return _chart(f"{name}-curves", "Learning curves", caption)
 
 
-def _tradeoffs(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
-    title = "Dice and the time for a mask"
-    if board.tradeoffs.empty:
-        return _empty(title, "No trial has been scored by the full protocol yet. Points appear when the first trial finishes.")
-    charts[f"{name}-tradeoffs"] = figures.dice_and_seconds(board.tradeoffs)
-    front = board.tradeoffs[board.tradeoffs["on_front"]].sort_values("seconds")
-    caption = (
-        "Each grey line is one trial, from one vote on the left to all its votes on the right. Up and to the left is better; the "
-        "green line joins the points that no other beats in both, so the choice is among these. Seconds are for one case by the "
-        "full protocol, on the machine that ran the trial."
-    )
-    rows = "".join(
-        f"<tr><td>{_text(row.label)}</td><td>{row.votes}</td><td>{row.dice:.4f}</td><td>{row.seconds:.3g}</td></tr>"
-        for row in front.itertuples()
-    )
-    heads = "".join(f'<th scope="col">{heading}</th>' for heading in ("Trial", "Votes", "Dice", "Seconds per case"))
-    table = (
-        f'<details><summary>The {len(front)} point{"s" * (len(front) > 1)} that none beats</summary><div class="scroll">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
-    )
-    return _chart(f"{name}-tradeoffs", title, caption, table)
+def _panel(sheet: Sheet, name: str, subject: Any, item: Panel[Any]) -> str:
+    drawn: Drawn | None = item.draw(subject)
+    if drawn is None:
+        return empty(item.title, item.empty, wide=item.wide)
+    chart = f"{name}-{item.name}"
+    content = sheet.chart(chart, drawn.figure, item.title, wide=item.wide)
+    if item.name == "pairs":
+        content = _choice(sheet, chart, subject) + content
+    more = details(drawn.table_title, plain_table(drawn.table, drawn.table_title)) if len(drawn.table) else ""
+    return panel(item.title, content, text(drawn.caption, 2000), more=more, wide=item.wide)
 
 
-def _parallel(name: str, board: Board, charts: dict[str, go.Figure]) -> str:
-    title = "Searched parameters"
-    rows, columns, left_out = summaries.parallel(board.trials, board.searched)
-    if len(rows) < 2 or not columns:
-        return _empty(title, "This chart compares trials: it needs at least two with a Dice that differ in a searched parameter.")
-    charts[f"{name}-parallel"] = figures.parallel_coordinates(board.trials, board.searched)
-    fixed = [figures.parameter_name(column) for column in board.searched if column not in columns]
-    caption = (
-        "Each line is one trial: it crosses every axis at the trial's value and ends at its Dice, which also gives its colour. "
-        "Drag along an axis to keep only the lines that pass there; drag an axis title to reorder."
-        + (f" The same in all trials, so not drawn: {_text(', '.join(fixed))}." if fixed else "")
-        + (
-            f" {left_out} trials are left out (a value is missing, or beyond {summaries.MAX_PARALLEL_ROWS} lines)."
-            if left_out
-            else ""
+def _choice(sheet: Sheet, chart: str, board: Board) -> str:
+    """Two lists to choose trials from, and a sentence that says how these compare."""
+    own = [part for _, part in board.cases.groupby("place", sort=True)]
+    found = summaries.pairs(board.cases)
+    place_of = {int(part["place"].iloc[0]): order for order, part in enumerate(own)}
+    sheet.data.setdefault("pairs", {})[chart] = {
+        "labels": [figures.plain(part["label"].iloc[0], 28) for part in own],
+        "dice": [part["dice"].round(5).tolist() for part in own],
+        "pairs": {
+            f"{place_of[int(row['first'])]}-{place_of[int(row['second'])]}": [
+                None if pd.isna(row[key]) else round(float(row[key]), 6) for key in ("difference", "low", "high", "p")
+            ]
+            for row in summaries.records(found)
+        },
+    }
+
+    def options(chosen: int) -> str:
+        return "".join(
+            f'<option value="{order}"{" selected" if order == chosen else ""}>{text(part["label"].iloc[0], 60)}</option>'
+            for order, part in enumerate(own)
         )
-    )
-    return _chart(f"{name}-parallel", title, caption, wide=True)
+
+    return f"""<div class="tools" data-pairs="{chart}" hidden>
+<label>Trial <select data-side="0">{options(0)}</select></label> <label>against <select data-side="1">{options(1)}</select></label>
+<output class="finding"></output></div>"""
 
 
 def _gallery(board: Board, rows: Sequence[Mapping[str, Any]]) -> str:
-    title = "Best and worst cases"
     if not rows:
-        return _empty(title, "No pictures yet: a trial that ends adds masks of its best and worst cases.")
-    cards = []
-    for row in rows:
-        case, dice = _text(row["case"]), _number(row["dice"], 3)
-        drawn = picture(row["image"], row["truth"], row["prediction"])
-        if drawn is None:
-            content = '<p class="empty">The picture of this case is missing or damaged.</p>'
-        else:
-            box = f'viewBox="0 0 {drawn.width} {drawn.height}" role="img"'
-            image = f'<image href="{drawn.image}" width="{drawn.width}" height="{drawn.height}"/>'
-            paths = "".join(
-                f'<g class="{kind}"><path class="halo" d="{path}"/><path d="{path}"/></g>'
-                for kind, path in (("truth", drawn.truth), ("prediction", drawn.prediction))
-            )
-            content = (
-                f'<div class="panels"><svg {box} aria-label="Case {case}: image">{image}</svg>'
-                f'<svg {box} aria-label="Case {case}: outlines of truth and prediction, Dice {dice}">{image}{paths}</svg></div>'
-            )
-        cards.append(
-            f'<figure class="case" role="group" aria-label="Case {case}">{content}<figcaption><span class="badge {row["place"]}">'
-            f"{row['place']}</span> {case}: <b>Dice {dice}</b></figcaption></figure>"
-        )
-    split, votes = _text(rows[0]["split"]), rows[0]["votes"]
+        return empty(_GALLERY, "No pictures yet: a trial that ends adds masks of its best, median and worst cases.")
+    return _pictured(rows, _GALLERY)
+
+
+def _pictured(rows: Sequence[Mapping[str, Any]], title: str) -> str:
+    split, votes = text(rows[0]["split"]), rows[0]["votes"]
     how = f" by majority of {int(votes)} votes" if pd.notna(votes) and votes > 1 else ""
-    return f"""
-<section class="panel" aria-label="{title}"><h3>{title}</h3>
-<p class="legend"><label><input type="checkbox" data-outline="truth" checked><span class="key truth"></span>truth, solid</label>
-<label><input type="checkbox" data-outline="prediction" checked><span class="key prediction"></span>prediction, dashed</label></p>
-<div class="cases">{"".join(cards)}</div>
-<p class="caption">Trial {_text(rows[0]["label"])}, {split} split{how}. Left the image, right the same image with the outlines
-of the true mask and of the predicted one; where both coincide, the mask is right.</p></section>"""
+    uncertain = any(row.get("uncertainty") is not None for row in rows)
+    caption = (
+        f"Trial {text(rows[0]['label'])}, {split} split{how}. First the image, then the same image with the outlines of the true mask "
+        "and of the predicted one; where both coincide, the mask is right."
+        + (" Last, where the votes disagree: the brighter, the less certain." if uncertain else "")
+    )
+    return panel(title, pictures(rows), caption, wide=True)
 
 
-def _chart(name: str, title: str, caption: str, more: str = "", *, wide: bool = False) -> str:
-    box = f'<div class="chart" id="{name}" data-figure="{name}"></div>'
-    if wide:
-        label = f"{title}, scrolls sideways"
-        box = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><div class="wide">{box}</div></div>'
-    return f"""<figure class="panel" role="group" aria-label="{title}"><h3>{title}</h3>
-{box}<figcaption class="caption">{caption}</figcaption>{more}</figure>"""
+def _description(about: Mapping[str, Any]) -> str:
+    """How an experiment was run."""
+    arguments = about.get("arguments") if isinstance(about.get("arguments"), Mapping) else {}
+    space = about.get("space") if isinstance(about.get("space"), Mapping) else {}
+    versions = about.get("versions") if isinstance(about.get("versions"), Mapping) else {}
+    facts: list[tuple[str, Any]] = [
+        (name.replace("_", " "), about.get(name)) for name in ("dataset", "fold_name", "source", "created_at")
+    ]
+    facts += [(name.replace("_", " "), arguments.get(name)) for name in ("sampler", "scheduler", "trials", "time_budget", "seed")]
+    facts += [("space", PurePath(str(space["source"])).name if space.get("source") else None), ("preset", space.get("preset"))]
+    for name, values in (("cases", about.get("split_sizes")), ("resources", about.get("resources")), ("versions", versions)):
+        if isinstance(values, Mapping):
+            facts.append((name, ", ".join(f"{key} {value}" for key, value in values.items())))
+    facts.append(("git commit", about.get("git_commit")))
+    known = [(name, value) for name, value in facts if value not in (None, "", {})]
+    if not known:
+        return empty("How it was run", "The experiment's experiment.json says nothing of how it was run.")
+    return panel(
+        "How it was run",
+        _facts(known),
+        "From the experiment's experiment.json, which has the whole search space as well.",
+        wide=True,
+    )
 
 
-def _empty(title: str, sentence: str) -> str:
-    return f'<div class="panel"><h3>{title}</h3><p class="empty">{sentence}</p></div>'
+def _facts(items: Sequence[tuple[str, Any]]) -> str:
+    return (
+        '<dl class="facts">'
+        + "".join(f"<div><dt>{text(name)}</dt><dd>{text(value, 500)}</dd></div>" for name, value in items)
+        + "</dl>"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- ranking table
 
 
-def _ranking(name: str, board: Board) -> str:
-    others = published(board.dataset)
-    if board.trials.empty and not others:
-        return _empty("Ranking", "This search has no trials yet. Rows appear as soon as its first trial starts.")
-    columns = _columns(board, others)
-    shown = board.trials.head(MAX_TABLE_ROWS)
-    rows = [(row["score"], _trial_row(row, columns)) for row in summaries.records(shown)]
-    rows += [(other.dice, _published_row(other, columns)) for other in others]
-    rows.sort(key=lambda row: -row[0] if pd.notna(row[0]) else math.inf)
+def _ranking(name: str, board: Board, links: Links, limit: int = summaries.MAX_TRIALS) -> str:
+    found = ranking.ranking(board, limit)
+    if not found.rows:
+        return empty("Ranking", "This search has no trials yet. Rows appear as soon as its first trial starts.", wide=True)
     heads = "".join(
-        f'<th scope="col" title="{_text(column.explanation)}"{" class=num" if column.numeric else ""} '
-        f'aria-sort="none"><button type="button">{_text(column.heading)}</button></th>'
-        for column in columns
+        f'<th scope="col" title="{text(column.explanation)}"{" class=num" if column.numeric else ""} '
+        f'aria-sort="none"><button type="button">{text(column.heading)}</button></th>'
+        for column in found.columns
     )
-    left_out = len(board.trials) - len(shown)
-    notes = [
-        "Ranked by validation Dice (best epoch, on the search's validation cases). Final Dice and IoU score the best checkpoint "
-        "by the full protocol with majority vote, on the validation split; Dice and IoU are fractions, higher is better."
-    ]
-    if board.trials["p_holm"].notna().any():
-        notes.append(
-            "A p above 0.05 means that the cases do not tell the trial from the best one: its place may be luck. "
-            "The best of many is also luckier than it will be on new cases."
-        )
-    if others:
-        notes.append(
-            "Striped rows are published test figures, placed by their Dice for comparison: protocols differ, and those marked "
-            "“selected on test” chose their checkpoint by the very figure they report."
-        )
-    elif not board.trials.empty:
-        notes.append("Nothing published is known for this dataset.")
-    if left_out:
-        notes.append(f"{left_out} lower-ranked trials are left out.")
-    empty = "" if len(board.trials) else '<p class="empty">This search has no trials of its own yet.</p>'
-    return f"""<section class="panel" aria-labelledby="{name}-ranking"><h3 id="{name}-ranking">Ranking</h3>{empty}
-<div class="scroll table" tabindex="0" role="region" aria-labelledby="{name}-ranking">
-<table class="ranking"><thead><tr>{heads}</tr></thead>
-<tbody>{"".join(row for _, row in rows)}</tbody></table></div>
-<p class="caption">{" ".join(notes)} Press a heading to sort by it.</p>{_failures(board)}</section>"""
+    body = "".join(_row(row, found.columns, links) for row in found.rows)
+    statuses = "".join(f"<option>{text(status, 40)}</option>" for status in sorted({row.status for row in found.rows}))
+    own = "" if len(board.trials) else '<p class="empty">This search has no trials of its own yet.</p>'
+    content = f"""{own}<div class="tools" data-table="{name}-table" hidden>
+<label>Find <input type="search" placeholder="any text of a row" data-find></label>
+<label>Status <select data-status><option value="">all</option>{statuses}</select></label>
+<output class="count"></output></div>
+{scrolling(f'<table class="ranking" id="{name}-table"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>', "Ranking", " table")}"""
+    return panel(
+        "Ranking", content, f"{text(' '.join(found.notes), 2000)} Press a heading to sort by it.", more=_failures(board), wide=True
+    )
+
+
+def _row(row: ranking.Row, columns: Sequence[ranking.Column], links: Links) -> str:
+    warning = f' <span class="badge warn">{text(row.warning)}</span>' if row.warning else ""
+    if row.status == ranking.LITERATURE:
+        own = max(place for place, column in enumerate(columns, 1) if column.heading in row.cells)
+        tds = "".join(_td(column, row, "") for column in columns[:own])
+        rest = f'<td colspan="{len(columns) - own}">{text(row.note)}{warning}</td>'
+        return f'<tr class="published" data-status="{row.status}">{tds}{rest}</tr>'
+    href = links.trial(row.experiment, row.trial_id) if row.trial_id else links.experiment(row.experiment)
+    tds = "".join(_td(column, row, warning if column.heading == "Trial" else "", href) for column in columns)
+    kind = ' class="finalist"' if row.status == ranking.FINALIST else ""
+    return f'<tr{kind} data-status="{text(row.status, 40)}">{tds}</tr>'
+
+
+def _td(column: ranking.Column, row: ranking.Row, warning: str, href: str | None = None) -> str:
+    words, value = row.cells.get(column.heading, (DASH, None))
+    shown = text(words, 80)
+    if column.heading == "Trial":
+        link = f'<a href="{href}">{shown}</a>' if href else shown
+        return f'<th scope="row" data-value="{text("" if value is None else value)}">{link}{warning}</th>'
+    if column.heading == "Kind" and words != DASH:
+        shown = f'<span class="badge {"own" if words == "searched" else "reference"}">{shown}</span>'
+    elif column.heading == "Status" and words != DASH:
+        shown = _badge(words)
+    sort = text("" if value is None else value)
+    return f"<td{' class=num' if column.numeric else ''}{'' if sort == shown else f' data-value={chr(34)}{sort}{chr(34)}'}>{shown}</td>"
+
+
+def _badge(status: str) -> str:
+    known = status if status in (*_STATUSES, ranking.FINALIST) else "unknown"
+    return f'<span class="status {known}">{text(status, 40)}</span>'
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    return _badge(ranking.status_of(row))
 
 
 def _failures(board: Board) -> str:
     """Why trials failed, diverged or ran out of memory, in order of proposal."""
-    trials = board.trials[board.trials["status"].isin(["failed", "diverged", "infeasible"])].sort_values("number", kind="stable")
+    trials = board.trials[board.trials["status"].isin(_FAILED)].sort_values("number", kind="stable")
     if trials.empty:
         return ""
     items = "".join(
-        f"<li><b>{_text(row['label'])}</b> {_text(row['status'])}: <span>{_text(_why(row), 2000)}</span></li>"
+        f"<li><b>{text(row['label'])}</b> {text(row['status'])}: <span>{text(_why(row), 2000)}</span></li>"
         for row in summaries.records(trials.head(MAX_FAILURES))
     )
     more = f"<p>{len(trials) - MAX_FAILURES} more are left out.</p>" if len(trials) > MAX_FAILURES else ""
@@ -313,202 +397,123 @@ def _failures(board: Board) -> str:
 
 def _why(row: Mapping[str, Any]) -> str:
     texts = (row["error"], row["reason"])
-    return next((str(text) for text in texts if pd.notna(text) and str(text).strip()), "no reason was recorded")
+    return next((str(words) for words in texts if pd.notna(words) and str(words).strip()), "no reason was recorded")
 
 
-def _columns(board: Board, others: Sequence[Published]) -> list[_Column]:
-    trials = board.trials
-    voted = "Best checkpoint, full protocol, majority vote, validation split"
-    columns = [
-        _Column("Rank", "Place by validation Dice; equal Dice shares a place", lambda row: _cell(row["rank"], 0)),
-        _Column("Trial", "Number in order of proposal", _trial_cell, numeric=False),
-        _Column("Validation Dice", "Best epoch, on the search's validation cases", _figure_of("score")),
-        _Column("Final Dice", voted, _figure_of("final_dice")),
-        _Column("Final IoU", voted, _figure_of("final_iou")),
-    ]
-    if trials["low"].notna().any():
-        columns.insert(4, _Column("95 % interval", "Of the final Dice: bootstrap over the validation cases", _interval_cell))
-    if trials["p_holm"].notna().any():
-        tested = "That it differs from the best final Dice on the same cases: paired Wilcoxon test, Holm-corrected over all trials"
-        columns.append(_Column("p", tested, _p_cell))
-    for name, heading, quoted in (
-        ("test_dice", "Test Dice", bool(others)),
-        ("test_iou", "Test IoU", any(other.iou for other in others)),
-    ):
-        if quoted or trials[name].notna().any():
-            columns.append(_Column(heading, "On the held-out test split", _figure_of(name)))
-    columns += [
-        _Column("Kind", "Who proposed the settings", lambda row: _badge(_KINDS.get(str(row["kind"]), row["kind"])), numeric=False),
-        _Column("Status", "How the trial stands or ended", _status_cell, numeric=False),
-    ]
-    for column, heading in ((_TIMESTEPS, "Time steps"), (_LATENT, "Latent size")):
-        if column in trials:
-            columns.append(_Column(heading, column.removeprefix("config."), _value_of(column)))
-    for column in board.searched:
-        if column not in (_TIMESTEPS, _LATENT):
-            numeric = pd.api.types.is_numeric_dtype(trials[column])
-            columns.append(
-                _Column(figures.parameter_name(column), column.removeprefix("config."), _value_of(column), numeric=numeric)
-            )
-    columns += [
-        _Column("Epochs", "Epochs trained", lambda row: _cell(row["epochs"], 0)),
-        _Column("s / case", "Seconds to predict one case", lambda row: _cell(row["seconds_per_case"], 3)),
-    ]
-    for seconds, heading in (("gpu_seconds", "GPU-h"), ("cpu_seconds", "CPU-h")):
-        if trials[seconds].fillna(0).gt(0).any():
-            columns.append(_Column(heading, f"{heading[:3]}-hours used", _hours_of(seconds)))
-    return columns
+# ---------------------------------------------------------------------------------------------------------------- parts of trials
 
 
-def _trial_row(row: Mapping[str, Any], columns: Sequence[_Column]) -> str:
-    return "<tr>" + "".join(_td(column, *column.cell(row)) for column in columns) + "</tr>"
-
-
-def _published_row(other: Published, columns: Sequence[_Column]) -> str:
-    mark = ' <span class="badge warn">selected on test</span>' if other.selected_on_test else ""
-    cells: dict[str, tuple[str, float | str | None]] = {
-        "Trial": (_text(other.who), other.who),
-        "Kind": ('<span class="badge">literature</span>', "literature"),
-        "Test Dice": _cell(other.dice, 4),
-        "Test IoU": _cell(other.iou, 4),
-    }
-    own = max(place for place, column in enumerate(columns, 1) if column.heading in cells)
-    tds = "".join(_td(column, *cells.get(column.heading, (_DASH, None))) for column in columns[:own])
-    return f'<tr class="published">{tds}<td colspan="{len(columns) - own}">{_text(other.protocol)}{mark}</td></tr>'
-
-
-def _td(column: _Column, shown: str, value: float | str | None) -> str:
-    kind = ' class="num"' if column.numeric else ""
-    tag, scope = ("th", ' scope="row"') if column.heading == "Trial" else ("td", "")
-    return f'<{tag}{scope}{kind} data-value="{_text("" if value is None else value)}">{shown}</{tag}>'
-
-
-def _trial_cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
-    number = row["number"]
-    return _text(row["label"], 80), float(number) if pd.notna(number) else str(row["label"])
-
-
-def _status_cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
-    status = str(row["status"]) if pd.notna(row["status"]) else "unknown"
-    return f'<span class="status {status if status in _STATUSES else "unknown"}">{_text(status, 40)}</span>', status
-
-
-def _value_of(column: str) -> Callable[[Mapping[str, Any]], tuple[str, float | str | None]]:
-    def cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
-        value = row[column]
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return _DASH, None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:g}", float(value)
-        text = str(value.tolist() if hasattr(value, "tolist") else value)
-        return _text(text, 60), text[:60]
-
-    return cell
-
-
-def _figure_of(column: str) -> Callable[[Mapping[str, Any]], tuple[str, float | str | None]]:
-    return lambda row: _cell(row[column], 4)
-
-
-def _interval_cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
-    if pd.isna(row["low"]):
-        return _DASH, None
-    return f"{row['low']:.3f}–{row['high']:.3f}", float(row["low"])
-
-
-def _p_cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
-    if pd.isna(row["p_holm"]):
-        return ("best", 2.0) if row["best"] is True else (_DASH, None)
-    return "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}", float(row["p_holm"])
-
-
-def _hours_of(seconds: str) -> Callable[[Mapping[str, Any]], tuple[str, float | str | None]]:
-    def cell(row: Mapping[str, Any]) -> tuple[str, float | str | None]:
-        hours = row[seconds] / 3600 if pd.notna(row[seconds]) else None
-        return _cell(hours, 3 if hours is not None and hours < 1 else 1)
-
-    return cell
-
-
-# ------------------------------------------------------------------------------------------------------------------ small parts
-
-
-def _text(value: object, limit: int = 200) -> str:
-    """Text safe in HTML and in attributes, of bounded length; direction overrides cannot leak out of it."""
-    text = "".join(letter if letter.isprintable() or letter.isspace() else "\ufffd" for letter in str(value))
-    return html.escape(text if len(text) <= limit else text[: limit - 1] + "…", quote=True)
-
-
-def _number(value: Any, digits: int) -> str:
-    return _DASH if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def _cell(value: Any, digits: int) -> tuple[str, float | str | None]:
-    finite = value is not None and not pd.isna(value) and math.isfinite(value)
-    return (f"{value:.{digits}f}", float(value)) if finite else (_DASH, None)
-
-
-def _badge(value: object) -> tuple[str, float | str | None]:
-    if value is None or value != value:
-        return _DASH, None
-    return f'<span class="badge {"own" if value == "searched" else "reference"}">{_text(value)}</span>', str(value)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _figure_json(figure: go.Figure) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(figure.to_json())
-    content["layout"].pop("template", None)  # the page sets one template per theme for all charts
-    return content
-
-
-def _asset(name: str) -> str:
-    return files("dashboards").joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(scripts: Sequence[str], *, compiles: bool) -> str:
-    """Only the page's own scripts may run, and nothing may be loaded or sent.
-
-    Args:
-        scripts: the texts of the inline scripts.
-        compiles: whether a chart draws by WebGL, for which plotly.js compiles functions from text ('unsafe-eval').
-    """
-    sources = [f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts if script]
-    sources += ["'unsafe-eval'"] if compiles else []
-    return (
-        f"default-src 'none'; script-src {' '.join(sources)}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+def _trial_summary(row: Mapping[str, Any]) -> str:
+    place = f"rank {int(row['rank'])}" if pd.notna(row["rank"]) else "no rank"
+    best = (
+        f"epoch {int(row['best_epoch'])} of {int(row['epochs'])}, {place}"
+        if pd.notna(row["best_epoch"]) and pd.notna(row["epochs"])
+        else place
     )
+    interval = f"95 % interval {row['low']:.3f} to {row['high']:.3f}" if pd.notna(row["low"]) else "full protocol, validation split"
+    items = [("Validation Dice", figure_of(row["score"], 4), best), ("Final Dice", figure_of(row["final_dice"], 4), interval)]
+    if pd.notna(row["test_dice"]):
+        items.append(("Test Dice", figure_of(row["test_dice"], 4), f"seed {row['seed']}, fold {row['fold']}"))
+    votes = f"{int(row['votes'])} votes" if pd.notna(row["votes"]) else "for the masks"
+    items.append(("Seconds per case", figure_of(row["seconds_per_case"], 3), votes))
+    gpu, cpu = row["gpu_seconds"], row["cpu_seconds"]
+    used = ("GPU time", gpu) if pd.notna(gpu) and gpu > 0 else ("CPU time", cpu)
+    money = f", cost {row['cost']:.2f}" if pd.notna(row["cost"]) and row["cost"] > 0 else ""
+    items.append((used[0], duration(used[1]), f"{moment(row['started_at'])}{money}"))
+    return tiles(items)
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<title>cDAL Search leaderboard</title>
-<link rel="icon" href="data:,">
-<style>{style}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the results</a>
-<header><div class="page"><h1>cDAL Search <span>leaderboard</span></h1>{links}</div></header>
-<main id="main" class="page" tabindex="-1">
-{summary}
-{sections}
-</main>
-<footer class="page">Built {built} from <code>{source}</code>. Charts are interactive: drag to zoom, double-click to reset.</footer>
-<noscript><p class="page empty">Charts and sorting need JavaScript; the tables above are complete without it.</p></noscript>
-<script type="application/json" id="data">{data}</script>
-{plotly}
-<script>{script}</script>
-</body>
-</html>
-"""
+def _how_it_ended(row: Mapping[str, Any]) -> str:
+    reason = str(row["reason"]) if pd.notna(row["reason"]) else "no reason was recorded"
+    error = (
+        f'<pre class="scroll" tabindex="0" role="region" aria-label="Error">{long_text(row["error"])}</pre>'
+        if pd.notna(row["error"])
+        else ""
+    )
+    kind = ranking.KINDS.get(str(row["kind"]), str(row["kind"]))
+    sentence = f'<p class="ended"><span class="badge">{text(kind)}</span> {_status(row)} {long_text(reason)}</p>'
+    return panel("How it stands", sentence + error, wide=True)
+
+
+def _cases(cases: pd.DataFrame) -> str:
+    title = "Case by case"
+    if cases.empty:
+        return empty(title, "This trial has not been scored case by case; one that finishes is.", wide=True)
+    shown = cases.head(MAX_CASES)
+    headings = [("Split", "split", None), ("Case", "case", None), ("Class", "class", None), ("Dice", "dice", 4), ("IoU", "iou", 4)]
+    headings += [("HD95, mm", "hd95", 2), ("ASSD, mm", "assd", 2), ("Seconds", "seconds", 3)]
+    headings = [item for item in headings if cases[item[1]].notna().any()]
+    heads = "".join(
+        f'<th scope="col"{" class=num" if digits else ""} aria-sort="none"><button type="button">{heading}</button></th>'
+        for heading, _, digits in headings
+    )
+    lines = []
+    for place, row in enumerate(summaries.records(shown)):
+        tds = "".join(
+            f'<td class="num" data-value="{"" if pd.isna(row[name]) else row[name]}">{figure_of(row[name], digits)}</td>'
+            if digits
+            else f"<td>{text(row[name])}</td>"
+            for _, name, digits in headings
+        )
+        lines.append(f"<tr{' class=worst' if place < WORST and len(cases) > WORST else ''}>{tds}</tr>")
+    table = scrolling(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>", title, " table")
+    caption = "One row per case and class, by majority of all votes, the worst first"
+    caption += f"; the {WORST} worst are marked." if len(cases) > WORST else "."
+    caption += f" The best {len(cases) - MAX_CASES} rows are left out." if len(cases) > MAX_CASES else ""
+    return panel(title, table, f"{caption} Press a heading to sort by it.", wide=True)
+
+
+def _settings(settings: pd.DataFrame) -> str:
+    title = "Settings"
+    if settings.empty:
+        return empty(title, "No settings were recorded for this trial.", wide=True)
+    lines = []
+    for row in summaries.records(settings):
+        marks = [name for name, there in (("searched", row["searched"]), ("differs", row["changed"])) if there]
+        badges = " ".join(f'<span class="badge {"warn" if mark == "differs" else "own"}">{mark}</span>' for mark in marks)
+        cells = "".join(f"<td>{text(ranking.setting(row[name])[0], 60)}</td>" for name in ("value", "published"))
+        lines.append(
+            f'<tr{" class=changed" if row["changed"] else ""}><th scope="row"><code>{text(row["field"])}</code></th>{cells}<td>{badges}</td></tr>'
+        )
+    heads = "".join(f'<th scope="col">{heading}</th>' for heading in ("Field", "Value", "Published", ""))
+    table = scrolling(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>", title, " table")
+    changed = int(settings["changed"].sum())
+    known = settings["published"].notna().any()
+    caption = (
+        f"{changed} of {len(settings)} differ from the experiment's published settings."
+        if known
+        else "The experiment has no trial with the published settings to compare with."
+    )
+    return panel(title, table, f"{caption} {DASH}: not used by this trial.", wide=True)
+
+
+def _environment(trial: Trial) -> str:
+    row, about = trial.row, trial.description
+    gib = f"{row['memory_bytes'] / 2**30:.2f} GiB at most" if pd.notna(row["memory_bytes"]) else None
+    facts: list[tuple[str, Any]] = [
+        ("trial id", row["trial_id"]),
+        ("host", row["host"]),
+        ("device", row["device"]),
+        ("workers", row["workers"]),
+        ("memory", gib),
+        ("parameters of the network", f"{int(row['parameters']):,}" if pd.notna(row["parameters"]) else None),
+        ("seed", row["seed"]),
+        ("fold", row["fold"]),
+        ("started", moment(row["started_at"])),
+        ("ended", moment(row["ended_at"])),
+        ("time on the device", duration(row["seconds"])),
+        ("time to the first step", duration(row.get("startup_seconds"))),
+        ("restarts", row["restarts"]),
+        ("copy of trial", row["parent"]),
+        ("checkpoint, within the lake", row["checkpoint"]),
+        ("git commit", about.get("git_commit")),
+    ]
+    versions = about.get("versions")
+    if isinstance(versions, Mapping):
+        facts.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    shown = [
+        (name, int(value) if isinstance(value, float) and value.is_integer() else value)
+        for name, value in facts
+        if value is not None and value == value and value != DASH
+    ]
+    return panel("Where and how it ran", _facts(shown), wide=True)

@@ -21,6 +21,7 @@ from dashboards.importance import MAX_TRIALS as MAX_FOREST
 from dashboards.importance import MIN_TRIALS
 from dashboards.summaries import Board, Trial
 
+GROUPS = _SEARCH, _SETTINGS, _CASES, _TIME = ("The search", "The settings", "The cases", "Time and cost")
 _MAX_LISTED = 100
 _Subject = TypeVar("_Subject", Board, Trial)
 
@@ -47,6 +48,8 @@ class Panel(Generic[_Subject]):
     empty: str
     """What is said where there is nothing to draw: why, and what to do."""
     draw: Callable[[_Subject], Drawn | None]
+    group: str = ""
+    """Heading under which it stands."""
     wide: bool = False
     """Whether it scrolls sideways on a narrow screen rather than shrink."""
 
@@ -302,18 +305,21 @@ PANELS: tuple[Panel[Board], ...] = (
         "Optimisation history",
         "No trial has a validation Dice yet. The first appears after the first epoch of the first trial; build this page again then.",
         _history,
+        _SEARCH,
     ),
     Panel(
         "curves",
         "Learning curves",
         "No epoch has been reported with a Dice yet. Curves appear as soon as a trial ends its first epoch; build this page again then.",
         _curves,
+        _SEARCH,
     ),
     Panel(
         "tradeoffs",
         "Dice and the time for a mask",
         "No trial has been scored by the full protocol yet. Points appear when the first trial finishes.",
         _tradeoffs,
+        _SEARCH,
     ),
     Panel(
         "importances",
@@ -321,12 +327,14 @@ PANELS: tuple[Panel[Board], ...] = (
         f"Importances need at least {MIN_TRIALS} trials with a Dice that differ in a searched parameter. Let the search go on: "
         "python tune/search.py --resume.",
         _importances,
+        _SETTINGS,
     ),
     Panel(
         "slices",
         "One parameter at a time",
         "Slices need at least two trials with a Dice that differ in a searched parameter.",
         _slices,
+        _SETTINGS,
         wide=True,
     ),
     Panel(
@@ -334,12 +342,14 @@ PANELS: tuple[Panel[Board], ...] = (
         "Two parameters together",
         f"This map needs at least {MIN_TRIALS} trials with a Dice that differ in two searched parameters.",
         _contour,
+        _SETTINGS,
     ),
     Panel(
         "parallel",
         "All parameters together",
         "This chart compares trials: it needs at least two with a Dice that differ in a searched parameter.",
         _parallel,
+        _SETTINGS,
         wide=True,
     ),
     Panel(
@@ -347,24 +357,28 @@ PANELS: tuple[Panel[Board], ...] = (
         "Case by case",
         "No trial has been scored case by case on the validation split yet. Boxes appear when the first trial finishes.",
         _cases,
+        _CASES,
     ),
     Panel(
         "pairs",
         "Two trials compared",
         "A comparison needs two trials that were scored on the same validation cases. It appears when the second trial finishes.",
         _pairs,
+        _CASES,
     ),
     Panel(
         "timeline",
         "Who ran when",
         "No start of a trial has been recorded yet.",
         _timeline,
+        _TIME,
     ),
     Panel(
         "costs",
         "What it cost",
         "No trial has ended with a recorded time yet, so nothing can be added up.",
         _costs,
+        _TIME,
     ),
 )
 """Of a board: of a dataset with all its searches, or of one experiment."""

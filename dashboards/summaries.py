@@ -8,7 +8,7 @@ board_of(rows, "first")                # one experiment
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -144,20 +144,22 @@ def read(lake: Lake) -> Rows:
         descriptions,
         trials,
         lake.metrics(),
-        lake.cases(["dice", "iou", "hd95", "seconds"]),
+        lake.cases(["dice", "iou", "hd95", "assd", "seconds"]),
         lake.gallery(["dice", "votes"]),
         lake.finalists().to_pandas(),
     )
 
 
-def boards(rows: Rows) -> list[Board]:
-    """One board per dataset, by name."""
+def boards(rows: Rows, known: Iterable[Board] = ()) -> list[Board]:
+    """One board per dataset, by name; where that is one of the `known` ones of single experiments, the same."""
     of_dataset: dict[str, set[str]] = {}
     for name in rows.descriptions:
         own = set(rows.trials.loc[rows.trials["experiment"] == name, "dataset"])
         for dataset in own or {rows.dataset(name)}:
             of_dataset.setdefault(dataset, set()).add(name)
-    return [_board(rows, dataset, sorted(names)) for dataset, names in sorted(of_dataset.items())]
+    there = {(board.dataset, board.experiments): board for board in known}
+    named = [(dataset, tuple(sorted(names))) for dataset, names in sorted(of_dataset.items())]
+    return [there.get(key) or _board(rows, *key) for key in named]
 
 
 def board_of(rows: Rows, experiment: str) -> Board:
@@ -195,6 +197,56 @@ def _board(rows: Rows, dataset: str, experiments: Sequence[str]) -> Board:
         pictured(of_trials(rows.gallery, shown).to_pandas(), ranked),
         rungs(ranked, descriptions.values()),
     )
+
+
+def trials_of(rows: Rows, board: Board, chosen: pd.DataFrame) -> Iterator[Trial]:
+    """Some trials of a board, each with all that is known of it."""
+    metrics, cases, gallery = (of_trials(table, chosen).to_pandas() for table in (rows.metrics, rows.cases, rows.gallery))
+    places = chosen[[*_KEY, "label"]]
+    parts = [dict(list(frame.groupby(_KEY))) for frame in (metrics, cases, gallery.merge(places, on=_KEY))]
+    for row in records(chosen):
+        key = (row["experiment"], row["trial_id"])
+        own_metrics, own_cases, own_gallery = (
+            part.get(key, frame.iloc[:0]) for part, frame in zip(parts, (metrics, cases, gallery.assign(label="")), strict=True)
+        )
+        yield Trial(
+            row,
+            settings(row, board),
+            own_metrics.sort_values("epoch", kind="stable").reset_index(drop=True),
+            worst_first(own_cases),
+            placed(own_gallery),
+            board.rungs,
+            board.descriptions[row["experiment"]],
+        )
+
+
+def settings(row: Mapping[str, Any], board: Board) -> pd.DataFrame:
+    """A trial's settings beside the published ones, see `Trial`; searched ones first."""
+    published = board.published_settings
+    found = [
+        {
+            "field": name.removeprefix(_CONFIG),
+            "value": value,
+            "published": published.get(name),
+            "searched": name in board.searched,
+            "changed": bool(published) and _listed(value) is not None and _listed(value) != _listed(published.get(name)),
+        }
+        for name, value in row.items()
+        if name.startswith(_CONFIG)
+    ]
+    columns = ["field", "value", "published", "searched", "changed"]
+    return pd.DataFrame(sorted(found, key=lambda item: not item["searched"]), columns=columns, dtype=object)
+
+
+def _listed(value: Any) -> Any:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return None if value is None or value is pd.NA or value != value else value
+
+
+def worst_first(cases: pd.DataFrame) -> pd.DataFrame:
+    """One trial's cases at the most votes, by Dice."""
+    most = cases.groupby("split")["votes"].transform("max")
+    return cases[cases["votes"] == most].sort_values(["dice", "case"], na_position="last", kind="stable").reset_index(drop=True)
 
 
 def of_trials(table: pa.Table, trials: pd.DataFrame) -> pa.Table:
