@@ -276,6 +276,7 @@ def contour(trials: pd.DataFrame, first: str, second: str) -> go.Figure:
         line={"width": 0.5},
         hoverinfo="skip",
         ncontours=12,
+        contours={"coloring": "heatmap"},  # filled contours and marks cannot share a colour axis: plotly.js would loop for ever
         connectgaps=False,
     )
     figure.add_scatter(
