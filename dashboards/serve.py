@@ -16,7 +16,6 @@ import hmac
 import ipaddress
 import json
 import logging
-import math
 import secrets
 import socket
 import sys
@@ -41,7 +40,8 @@ except ModuleNotFoundError as error:
 try:
     import pandas as pd
 
-    from dashboards import figures, summaries
+    from dashboards import figures, ranking, summaries
+    from dashboards.figures import DASH
     from dashboards.panels import PANELS, Drawn, Panel
     from dashboards.summaries import Board, Rows
     from tune.results import InputError, load, read_experiment
@@ -52,7 +52,6 @@ except ModuleNotFoundError as error:
 
 LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 15.0  # between two looks at the lake
 MAX_ROWS = 100  # of the ranking shown at once; the filter and the order see all
-_DASH = "–"
 
 
 # ------------------------------------------------------------------------------------------------------------------- the command
@@ -357,12 +356,13 @@ def live_page(watch: Watch, source: str) -> Dash:
         Output("order", "data"), Input({"heading": ALL}, "n_clicks"), State("order", "data"), prevent_initial_call=True
     )
     def order(_: Sequence[int | None], order: Mapping[str, Any]) -> dict[str, Any]:
-        """A heading was pressed: order by it, or the other way round; figures start with the largest."""
+        """A heading was pressed: order by it, or the other way round; scores start with the largest."""
         if not callback_context.triggered[0]["value"]:
             raise PreventUpdate  # the headings were only drawn again
         heading = callback_context.triggered_id["heading"]
-        same = order.get("heading") == heading
-        return {"heading": heading, "ascending": not order["ascending"] if same else heading in _ASCENDING}
+        if order["heading"] == heading:
+            return {"heading": heading, "ascending": not order["ascending"]}
+        return {"heading": heading, "ascending": not any(word in heading for word in ("Dice", "IoU", "95 %"))}
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("headings", "children"),
@@ -380,15 +380,16 @@ def live_page(watch: Watch, source: str) -> Dash:
         board = None if state is None else watch.board(state["choice"])
         if board is None:
             raise PreventUpdate
-        columns = _columns(board)
-        ways = {heading: "none" for heading in columns} | {order["heading"]: "ascending" if order["ascending"] else "descending"}
+        table = ranking.ranking(board)
+        ways = {column.heading: "none" for column in table.columns}
+        ways[order["heading"]] = "ascending" if order["ascending"] else "descending"
         headings: Any = no_update
-        if [one["heading"] for one in there] == list(columns):  # new headings in their place would lose the keyboard's focus
-            for heading in columns:
-                set_props({"column": heading}, {"aria-sort": ways[heading]})
+        if [one["heading"] for one in there] == [column.heading for column in table.columns]:
+            for column in table.columns:  # new headings in their place would lose the keyboard's focus
+                set_props({"column": column.heading}, {"aria-sort": ways[column.heading]})
         else:
-            headings = [_heading(heading, digits is not None, ways[heading]) for heading, (_, digits) in columns.items()]
-        return headings, *_rows(board, columns, words or "", order), _tiles(board)
+            headings = [_heading(column, ways[column.heading]) for column in table.columns]
+        return headings, *_rows(table, words or "", order), _tiles(board)
 
     return app
 
@@ -422,7 +423,10 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
                 figure = figures.paired_cases(board.cases, *(places[label] for label in pair))
         content = figure.to_plotly_json()
         # What the user did to a chart stays while this is the same: zoom, selected ranges, traces switched off.
-        content["layout"] |= {"uirevision": [state["choice"], *pair], "template": figures.THEMES["dark" if scheme == "dark" else "light"]}
+        content["layout"] |= {
+            "uirevision": [state["choice"], *pair],
+            "template": figures.THEMES["dark" if scheme == "dark" else "light"],
+        }
         names: dict[str, int] = {}
         for trace in content["data"]:  # traces are known by their names, for others may appear before them
             called = str(trace.get("name", ""))
@@ -454,7 +458,7 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
         if board is None:
             raise PreventUpdate
         labels = list(dict.fromkeys(board.cases["label"]))
-        options = [{"label": _shown(label, None), "value": label} for label in labels]
+        options = [{"label": plain(label), "value": label} for label in labels]
         usual = [*labels[:2], None, None]
         return options, options, first if first in labels else usual[0], second if second in labels else usual[1]
 
@@ -465,7 +469,7 @@ def _layout(source: str) -> html.Div:
             dcc.Interval("tick", interval=1000 * LOCAL_SECONDS),
             dcc.Store("state"),
             dcc.Store("scheme"),
-            dcc.Store("order", data={"heading": "Rank", "ascending": True}),
+            dcc.Store("order", data={"heading": "", "ascending": True}),
             html.Header(
                 html.Div(
                     [
@@ -576,7 +580,7 @@ def _status(board: Board) -> str:
 def _table(rows: pd.DataFrame) -> list[Any]:
     """Head and body of a panel's table."""
     head = html.Tr([html.Th(str(name), scope="col") for name in rows.columns])
-    body = [html.Tr([html.Td(_shown(value, None)) for value in row]) for row in rows.itertuples(index=False)]
+    body = [html.Tr([html.Td(plain(value)) for value in row]) for row in rows.itertuples(index=False)]
     return [html.Thead(head), html.Tbody(body)]
 
 
@@ -586,88 +590,65 @@ def _tiles(board: Board) -> list[html.Div]:
     states = ", ".join(f"{count} {status}" for status, count in trials["status"].fillna("unknown").value_counts().items())
     gpu, cpu = float(trials["gpu_seconds"].sum()) / 3600, float(trials["cpu_seconds"].sum()) / 3600
     shown = (
-        ("Best validation Dice", _DASH if best is None else f"{best['score']:.4f}", "" if best is None else f"trial {best['label']}"),
+        (
+            "Best validation Dice",
+            DASH if best is None else f"{best['score']:.4f}",
+            "" if best is None else f"trial {best['label']}",
+        ),
         ("Trials", str(len(trials)), states),
         ("GPU-hours" if gpu else "CPU-hours", f"{gpu or cpu:.2f}", "added over all trials"),
     )
-    return [
-        html.Div([html.Dt(name), html.Dd([html.B(value), html.Span(note)])], className="tile") for name, value, note in shown
-    ]
+    return [html.Div([html.Dt(name), html.Dd([html.B(value), html.Span(note)])], className="tile") for name, value, note in shown]
 
 
-def _columns(board: Board) -> dict[str, tuple[str, int | None]]:
-    """Headings of the ranking: the column of the trials and, for figures, the decimals shown."""
-    fixed: dict[str, tuple[str, int | None]] = {
-        "Rank": ("rank", 0),
-        "Trial": ("label", None),
-        "Validation Dice": ("score", 4),
-        "Final Dice": ("final_dice", 4),
-        "95 % from": ("low", 3),
-        "95 % to": ("high", 3),
-        "p": ("p_holm", 3),
-        "Test Dice": ("test_dice", 4),
-        "Status": ("status", None),
-        "Kind": ("kind", None),
-        "Epochs": ("epochs", 0),
-        "s / case": ("seconds_per_case", 3),
-    }
-    known = {heading: spec for heading, spec in fixed.items() if board.trials[spec[0]].notna().any()}
-    return known | {figures.parameter_name(column): (column, None) for column in board.searched}
-
-
-_ASCENDING = ("Rank", "Trial", "Status", "Kind", "p", "s / case")  # first order when pressed; other figures start with the largest
-
-
-def _heading(heading: str, numeric: bool, way: str) -> html.Th:
+def _heading(column: ranking.Column, way: str) -> html.Th:
+    heading = column.heading
     button = html.Button(heading, id={"heading": heading}, type="button")
-    return html.Th(button, id={"column": heading}, scope="col", className="num" if numeric else "", **{"aria-sort": way})
+    kind = "num" if column.numeric else ""
+    return html.Th(button, id={"column": heading}, scope="col", title=column.explanation, className=kind, **{"aria-sort": way})
 
 
-def _rows(
-    board: Board, columns: Mapping[str, tuple[str, int | None]], words: str, order: Mapping[str, Any]
-) -> tuple[list[html.Tr], str]:
+def _rows(table: ranking.Ranking, words: str, order: Mapping[str, Any]) -> tuple[list[html.Tr], str]:
     """The first rows that hold all the words, in order, and a sentence on how many these are."""
-    trials = board.trials
-    texts = pd.DataFrame(
-        {heading: [_shown(value, digits) for value in trials[column]] for heading, (column, digits) in columns.items()},
-        index=trials.index,
-    )
-    whole = [" ".join(row).casefold() for row in texts.itertuples(index=False)]
-    found = trials[[all(word in text for word in words.casefold().split()) for text in whole]]
-    column, _ = columns.get(order["heading"], ("rank", 0))
-    keys = found["number" if column == "label" else column]
-    if not pd.api.types.is_numeric_dtype(keys):
-        keys = keys.map(str)
-    ordered = keys.sort_values(ascending=order["ascending"], na_position="last", kind="stable").index[:MAX_ROWS]
-    rows = [html.Tr([_cell(heading, texts.at[place, heading], columns[heading][1]) for heading in columns]) for place in ordered]
-    sentence = f"{len(ordered)} of {len(trials)} trials" if len(ordered) < len(trials) else f"All {len(trials)} trials"
-    if len(ordered) < len(found):
-        sentence += f"; the filter leaves {len(found)}" if len(found) < len(trials) else ""
-        sentence += f", of which the first {MAX_ROWS} are shown"
-    return rows, sentence + ". Press a heading to order by it."
+    wanted = words.casefold().split()
+    found = [row for row in table.rows if all(word in _text_of(row) for word in wanted)]
+    if order["heading"] in (column.heading for column in table.columns):
+        # Numbers before words, rows without a value last either way, equal ones in their order.
+        valued = [(row.cells.get(order["heading"], (DASH, None))[1], row) for row in found]
+        having = [(isinstance(value, str), value, row) for value, row in valued if value is not None]
+        having.sort(key=lambda item: item[:2], reverse=not order["ascending"])
+        found = [row for *_, row in having] + [row for value, row in valued if value is None]
+    shown = found[:MAX_ROWS]
+    sentence = f"All {len(table.rows)} rows" if len(found) == len(table.rows) else f"{len(found)} of {len(table.rows)} rows"
+    sentence += f", the first {len(shown)} shown. " if len(shown) < len(found) else ". "
+    return [_row(row, table.columns) for row in shown], sentence + "Press a heading to order by it. " + " ".join(table.notes)
 
 
-def _cell(heading: str, text: str, digits: int | None) -> html.Td | html.Th:
-    if heading == "Trial":
-        return html.Th(text, scope="row")
-    if heading == "Status":
-        return html.Td(html.Span(text, className=f"status {text if text in _STATUSES else 'unknown'}"))
-    return html.Td(text, className="num" if digits is not None else "")
+def _text_of(row: ranking.Row) -> str:
+    return " ".join((*(shown for shown, _ in row.cells.values()), row.note, row.warning)).casefold()
 
 
-_STATUSES = ("finished", "stopped", "running", "pending", "interrupted", "infeasible", "diverged", "failed")
+def _row(row: ranking.Row, columns: Sequence[ranking.Column]) -> html.Tr:
+    warning = [" ", html.Span(row.warning, className="badge warn")] if row.warning else []
+    if row.status != ranking.LITERATURE:
+        return html.Tr([_cell(row, column, warning if column.heading == "Trial" else []) for column in columns])
+    own = max(place for place, column in enumerate(columns, 1) if column.heading in row.cells)
+    rest = html.Td([row.note, *warning], colSpan=len(columns) - own)
+    return html.Tr([*(_cell(row, column, []) for column in columns[:own]), rest], className="published")
 
 
-def _shown(value: Any, digits: int | None) -> str:
-    """A value in words: figures with their decimals, no value as a dash, text of bounded length without control characters."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return _DASH
-    if digits is not None:
-        return f"{value:.{digits}f}"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:g}"
-    text = str(value.tolist() if hasattr(value, "tolist") else value)
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)[:80]
+def _cell(row: ranking.Row, column: ranking.Column, more: list[Any]) -> html.Td | html.Th:
+    text = plain(row.cells.get(column.heading, (DASH, None))[0])
+    if column.heading == "Trial":
+        return html.Th([text, *more], scope="row")
+    if column.heading == "Status" and text != DASH:
+        text = html.Span(text, className=f"status {text if text.isalpha() else 'unknown'}")
+    return html.Td(text, className="num" if column.numeric else "")
+
+
+def plain(value: object) -> str:
+    """A value as text of bounded length, without control characters or direction overrides."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value)[:80])
 
 
 if __name__ == "__main__":
