@@ -317,37 +317,42 @@ def live_page(watch: Watch, source: str) -> Dash:
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output("state", "data"),
-        Output("choice", "options"),
-        Output("choice", "value"),
+        Output("choices", "children"),
         Output("status", "children"),
         Output("clock", "children"),
-        Output("choices", "hidden"),
+        Output("several", "hidden"),
         Output("waiting", "hidden"),
         Output("results", "hidden"),
         Input("tick", "n_intervals"),
-        Input("choice", "value"),
+        Input("choice", "data"),
         State("state", "data"),
-        State("choice", "options"),
+        State({"set": "choice", "to": ALL}, "id"),
     )
-    def follow(_: int, choice: str | None, state: Mapping[str, str] | None, shown: Sequence[Any] | None) -> tuple[Any, ...]:
+    def follow(_: int, choice: str | None, state: Mapping[str, str] | None, there: Ids) -> tuple[Any, ...]:
         """Every other second: what there is to choose, how it stands, and whether there is something new to draw."""
         choices = watch.choices()
-        options = [{"label": label, "value": value} for value, label in choices.items()]
         chosen = choice if choice in choices else next(iter(choices), None)
         board = None if chosen is None else watch.board(chosen)
         new = None if chosen is None else {"choice": chosen, "version": watch.version}
-        clock = f"checked {watch.checked_at:%H:%M:%S} UTC" if watch.checked_at else ""
         waiting = "Waiting for a search." if watch.checked_at else "Reading the results."
         return (
             new if new != state else no_update,
-            options if options != shown else no_update,
-            chosen if chosen != choice else no_update,
+            _buttons("choice", choices, chosen, there),
             watch.trouble or (waiting if board is None else _status(board)),
-            clock,
+            f"checked {watch.checked_at:%H:%M:%S} UTC" if watch.checked_at else "",
             len(choices) < 2,
             board is not None or watch.checked_at is None,
             board is None,
         )
+
+    for name in ("choice", "first", "second"):
+
+        @app.callback(  # type: ignore[untyped-decorator]
+            Output(name, "data"), Input({"set": name, "to": ALL}, "n_clicks"), prevent_initial_call=True
+        )
+        def press(_: Sequence[int | None]) -> str:
+            """A button of a choice was pressed."""
+            return _pressed("to")
 
     for panel in PANELS:
         _draw(app, watch, panel)
@@ -357,9 +362,7 @@ def live_page(watch: Watch, source: str) -> Dash:
     )
     def order(_: Sequence[int | None], order: Mapping[str, Any]) -> dict[str, Any]:
         """A heading was pressed: order by it, or the other way round; scores start with the largest."""
-        if not callback_context.triggered[0]["value"]:
-            raise PreventUpdate  # the headings were only drawn again
-        heading = callback_context.triggered_id["heading"]
+        heading = _pressed("heading")
         if order["heading"] == heading:
             return {"heading": heading, "ascending": not order["ascending"]}
         return {"heading": heading, "ascending": not any(word in heading for word in ("Dice", "IoU", "95 %"))}
@@ -374,9 +377,7 @@ def live_page(watch: Watch, source: str) -> Dash:
         Input("order", "data"),
         State({"heading": ALL}, "id"),
     )
-    def rank(
-        state: Mapping[str, str] | None, words: str | None, order: Mapping[str, Any], there: Sequence[Mapping[str, str]]
-    ) -> tuple[Any, ...]:
+    def rank(state: Mapping[str, str] | None, words: str | None, order: Mapping[str, Any], there: Ids) -> tuple[Any, ...]:
         board = None if state is None else watch.board(state["choice"])
         if board is None:
             raise PreventUpdate
@@ -396,7 +397,6 @@ def live_page(watch: Watch, source: str) -> Dash:
 
 def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
     name = panel.name
-    chosen = [Input("first", "value"), Input("second", "value")] if name == "pairs" else []
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output(f"{name}-box", "children"),
@@ -407,26 +407,22 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
         Input("state", "data"),
         Input("scheme", "data"),
         State(f"{name}-caption", "children"),
-        *chosen,
+        *([Input("first", "data"), Input("second", "data")] if name == "pairs" else []),
     )
-    def draw(state: Mapping[str, str] | None, scheme: str, caption: str | None, *pair: str | None) -> tuple[Any, ...]:
-        if state is None:
+    def draw(state: Mapping[str, str] | None, scheme: str, caption: str | None, *chosen: str | None) -> tuple[Any, ...]:
+        board = None if state is None else watch.board(state["choice"])
+        if state is None or board is None:
             raise PreventUpdate
         drawn = watch.draw(state["choice"], panel)
         if drawn is None:
             return html.P(panel.empty, className="empty"), "", [], "", True
-        figure = drawn.figure
+        figure, pair = drawn.figure, _pair(board, chosen)
         if pair:
-            board = watch.board(state["choice"])
-            places = dict(zip(board.cases["label"], board.cases["place"], strict=True)) if board is not None else {}
-            if all(label in places for label in pair):
-                figure = figures.paired_cases(board.cases, *(places[label] for label in pair))
+            figure = figures.paired_cases(board.cases, *pair.values())
         content = figure.to_plotly_json()
         # What the user did to a chart stays while this is the same: zoom, selected ranges, traces switched off.
-        content["layout"] |= {
-            "uirevision": [state["choice"], *pair],
-            "template": figures.THEMES["dark" if scheme == "dark" else "light"],
-        }
+        revision = json.dumps([state["choice"], *pair])
+        content["layout"] |= {"uirevision": revision, "template": figures.THEMES["dark" if scheme == "dark" else "light"]}
         names: dict[str, int] = {}
         for trace in content["data"]:  # traces are known by their names, for others may appear before them
             called = str(trace.get("name", ""))
@@ -440,27 +436,60 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
             chart = dcc.Graph(id=f"{name}-chart", figure=content, config=figures.CONFIG, responsive=True, style=height)
         return chart, drawn.caption, _table(drawn.table), drawn.table_title, drawn.table.empty
 
-    if not chosen:
+    if name != "pairs":
         return
 
     @app.callback(  # type: ignore[untyped-decorator]
-        Output("first", "options"),
-        Output("second", "options"),
-        Output("first", "value"),
-        Output("second", "value"),
+        Output("firsts", "children"),
+        Output("seconds", "children"),
         Input("state", "data"),
-        State("first", "value"),
-        State("second", "value"),
+        Input("first", "data"),
+        Input("second", "data"),
+        State({"set": "first", "to": ALL}, "id"),
+        State({"set": "second", "to": ALL}, "id"),
     )
-    def offer(state: Mapping[str, str] | None, first: str | None, second: str | None) -> tuple[Any, ...]:
-        """The compared trials; the two best are chosen until the user chooses."""
+    def offer(state: Mapping[str, str] | None, first: str | None, second: str | None, *there: Ids) -> tuple[Any, ...]:
         board = None if state is None else watch.board(state["choice"])
         if board is None:
             raise PreventUpdate
-        labels = list(dict.fromkeys(board.cases["label"]))
-        options = [{"label": plain(label), "value": label} for label in labels]
-        usual = [*labels[:2], None, None]
-        return options, options, first if first in labels else usual[0], second if second in labels else usual[1]
+        labels = {label: plain(label) for label in board.cases["label"]}
+        pair = [*_pair(board, (first, second)), None, None]
+        return tuple(_buttons(*given) for given in zip(("first", "second"), (labels, labels), pair[:2], there, strict=True))
+
+
+def _pair(board: Board, chosen: Sequence[str | None]) -> dict[str, int]:
+    """The two trials to compare and their places: those chosen, else the two best; empty where there are no two."""
+    places = dict(zip(board.cases["label"], board.cases["place"], strict=True))
+    if len(chosen) < 2 or len(places) < 2:
+        return {}
+    first = chosen[0] if chosen[0] in places and chosen[0] != chosen[1] else next(name for name in places if name != chosen[1])
+    second = chosen[1] if chosen[1] in places else next(name for name in places if name != first)
+    return {str(name): places[name] for name in (first, second)}
+
+
+Ids = Sequence[Mapping[str, str]]
+"""Of components that are on the page."""
+
+
+def _buttons(name: str, options: Mapping[str, str], chosen: str | None, there: Ids) -> Any:
+    """Buttons of which one is pressed. Those that are there stay: new ones in their place would lose the keyboard's focus."""
+    pressed = {value: "true" if value == chosen else "false" for value in options}
+    if [one["to"] for one in there] != list(options):
+        return [
+            html.Button(label, id={"set": name, "to": value}, type="button", **{"aria-pressed": pressed[value]})
+            for value, label in options.items()
+        ]
+    if callback_context.triggered_id != "tick":
+        for value in options:
+            set_props({"set": name, "to": value}, {"aria-pressed": pressed[value]})
+    return no_update
+
+
+def _pressed(key: str) -> str:
+    """What the button that was pressed stands for."""
+    if not callback_context.triggered[0]["value"]:
+        raise PreventUpdate  # the buttons were only drawn
+    return str(callback_context.triggered_id[key])
 
 
 def _layout(source: str) -> html.Div:
@@ -469,6 +498,7 @@ def _layout(source: str) -> html.Div:
             dcc.Interval("tick", interval=1000 * LOCAL_SECONDS),
             dcc.Store("state"),
             dcc.Store("scheme"),
+            *(dcc.Store(name) for name in ("choice", "first", "second")),
             dcc.Store("order", data={"heading": "", "ascending": True}),
             html.Header(
                 html.Div(
@@ -495,8 +525,8 @@ def _layout(source: str) -> html.Div:
                     html.Div(
                         [
                             html.Div(
-                                html.Fieldset([html.Legend("Show"), dcc.RadioItems([], id="choice", className="live-radios")]),
-                                id="choices",
+                                _choice("Show", "choices"),
+                                id="several",
                                 hidden=True,
                             ),
                             html.Dl(id="tiles", className="summary"),
@@ -540,17 +570,17 @@ def _layout(source: str) -> html.Div:
     )
 
 
+def _choice(title: str, name: str) -> html.Fieldset:
+    return html.Fieldset([html.Legend(title), html.Div(id=name, className="live-buttons")])
+
+
 def _panel(panel: Panel[Board]) -> html.Figure:
     name = panel.name
     chart = html.Div(id=f"{name}-box", className="wide" if panel.wide else "")
     if panel.wide:
         label = {"aria-label": f"{panel.title}, scrolls sideways"}
         chart = html.Div(chart, className="scroll", tabIndex=0, role="region", **label)
-    pair = [
-        html.Fieldset([html.Legend(word), dcc.RadioItems([], id=word.lower(), className="live-radios")])
-        for word in ("First", "Second")
-        if name == "pairs"
-    ]
+    pair = [_choice("First", "firsts"), _choice("Second", "seconds")] if name == "pairs" else []
     table = html.Div(html.Table(id=f"{name}-table"), className="scroll")
     return html.Figure(
         [
