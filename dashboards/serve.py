@@ -42,7 +42,7 @@ try:
 
     from dashboards import figures, ranking, summaries
     from dashboards.figures import DASH
-    from dashboards.panels import PANELS, Drawn, Panel
+    from dashboards.panels import GROUPS, PANELS, Drawn, Panel
     from dashboards.summaries import Board, Rows
     from tune.results import InputError, load, read_experiment
 except ModuleNotFoundError as error:
@@ -416,9 +416,10 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
         drawn = watch.draw(state["choice"], panel)
         if drawn is None:
             return html.P(panel.empty, className="empty"), "", [], "", True
-        figure, pair = drawn.figure, _pair(board, chosen)
+        figure, words, pair = drawn.figure, drawn.caption, _pair(board, chosen)
         if pair:
             figure = figures.paired_cases(board.cases, *pair.values())
+            words = f"{_finding(board, pair)} {words}"
         content = figure.to_plotly_json()
         # What the user did to a chart stays while this is the same: zoom, selected ranges, traces switched off.
         revision = json.dumps([state["choice"], *pair])
@@ -434,7 +435,7 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
             set_props(f"{name}-chart", {"figure": content, "style": height})
         else:
             chart = dcc.Graph(id=f"{name}-chart", figure=content, config=figures.CONFIG, responsive=True, style=height)
-        return chart, drawn.caption, _table(drawn.table), drawn.table_title, drawn.table.empty
+        return chart, words, _table(drawn.table), drawn.table_title, drawn.table.empty
 
     if name != "pairs":
         return
@@ -465,6 +466,18 @@ def _pair(board: Board, chosen: Sequence[str | None]) -> dict[str, int]:
     first = chosen[0] if chosen[0] in places and chosen[0] != chosen[1] else next(name for name in places if name != chosen[1])
     second = chosen[1] if chosen[1] in places else next(name for name in places if name != first)
     return {str(name): places[name] for name in (first, second)}
+
+
+def _finding(board: Board, pair: Mapping[str, int]) -> str:
+    """How two trials compare, in a sentence."""
+    (first, one), (second, other) = pair.items()
+    found = summaries.pairs(board.cases[board.cases["place"].isin([one, other])]).iloc[0]
+    difference, low, high = (found["difference"], found["low"], found["high"])
+    if one > other:  # pairs are the better one less the other
+        difference, low, high = -difference, -high, -low
+    interval = f" (95 % interval {low:+.4f} to {high:+.4f})" if low == low else ""
+    p = "p < 0.001" if found["p"] < 0.001 else f"p {found['p']:.3f}"
+    return f"Mean Dice of {plain(first)} less that of {plain(second)}: {difference:+.4f}{interval}, {p}."
 
 
 Ids = Sequence[Mapping[str, str]]
@@ -532,10 +545,10 @@ def _layout(source: str) -> html.Div:
                             html.Dl(id="tiles", className="summary"),
                             html.Section(
                                 [
-                                    html.H2("Ranking", id="ranking-title"),
+                                    html.H3("Ranking", id="ranking-title"),
                                     html.Div(
                                         [
-                                            html.Label("Show trials with", htmlFor="filter"),
+                                            html.Label("Show rows with", htmlFor="filter"),
                                             dcc.Input(
                                                 id="filter", type="search", debounce=0.3, placeholder="status, kind or a setting"
                                             ),
@@ -555,7 +568,15 @@ def _layout(source: str) -> html.Div:
                                 ],
                                 className="panel",
                             ),
-                            *(_panel(panel) for panel in PANELS),
+                            *(
+                                html.Section(
+                                    [
+                                        html.H2(group),
+                                        html.Div([_panel(panel) for panel in PANELS if panel.group == group], className="grid"),
+                                    ],
+                                )
+                                for group in GROUPS
+                            ),
                         ],
                         id="results",
                         hidden=True,
@@ -582,16 +603,15 @@ def _panel(panel: Panel[Board]) -> html.Figure:
         chart = html.Div(chart, className="scroll", tabIndex=0, role="region", **label)
     pair = [_choice("First", "firsts"), _choice("Second", "seconds")] if name == "pairs" else []
     table = html.Div(html.Table(id=f"{name}-table"), className="scroll")
-    return html.Figure(
+    return html.Section(
         [
-            html.H2(panel.title),
+            html.H3(panel.title),
             *pair,
             chart,
-            html.Figcaption(id=f"{name}-caption", className="caption"),
+            html.P(id=f"{name}-caption", className="caption"),
             html.Details([html.Summary(id=f"{name}-table-title"), table], id=f"{name}-details", hidden=True),
         ],
-        className="panel",
-        role="group",
+        className="panel full" if panel.wide else "panel",
         **{"aria-label": panel.title},
     )
 
