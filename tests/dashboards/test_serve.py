@@ -30,7 +30,7 @@ Open = Callable[..., Any]
 
 SCRIPT = Path(__file__).parents[2] / "dashboards" / "serve.py"
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE = 120.0  # seconds, for a machine that does much else
+PATIENCE = 60.0  # seconds, for a machine that does much else
 HOSTILE = "<img src=x onerror=alert(1)><b>&\" {{7*7}} %{x}"
 
 
@@ -140,10 +140,10 @@ def test_every_panel_is_drawn_readable_and_accessible(make_lake: MakeLake, serve
 
 
 def test_the_page_follows_a_search_and_keeps_what_the_user_did(make_lake: MakeLake, serve: Serve, visit: Open) -> None:
-    root = make_lake("first", trials=12)
+    root = make_lake("first", trials=24)
     page = visit(serve(root))
     wait_for_charts(page)
-    assert page.inner_text("#status").startswith("0 of 12 trials running")
+    assert page.inner_text("#status").startswith("0 of 24 trials running")
     page.evaluate(
         """() => {
             const chart = document.querySelector('#history-chart .js-plotly-plot');
@@ -161,12 +161,11 @@ def test_the_page_follows_a_search_and_keeps_what_the_user_did(make_lake: MakeLa
     page.wait_for_function("![...document.querySelector('#rows').rows].some(row => row.textContent.includes('stopped'))")
     with Writer(root, "first", flush_seconds=0) as writer:
         row = {"dataset": "phantom", "kind": "searched", "status": "running"}
-        writer.append("trials", row | {"trial_id": "new", "number": 12, "started_at": 1_790_001_000.0})
-        page.wait_for_function("document.querySelector('#status').textContent.startsWith('1 of 13 trials running')")
-        done = {"trial_id": "new", "number": 12, "status": "finished", "validation_dice": 0.9876, "started_at": 1_790_001_000.0}
+        writer.append("trials", row | {"trial_id": "new", "number": 24, "started_at": 1_790_001_000.0})
+        page.wait_for_function("document.querySelector('#status').textContent.startsWith('1 of 25 trials running')")
+        done = {"trial_id": "new", "number": 24, "status": "finished", "validation_dice": 0.9876, "started_at": 1_790_001_000.0}
         writer.append("trials", row | done)
         page.wait_for_function("document.querySelector('#tiles').textContent.includes('0.9876')")
-    page.wait_for_function("document.querySelector('#history-chart .js-plotly-plot').data[0].y.at?.(-1) !== undefined")
     page.wait_for_function("document.querySelector('#rows').lastElementChild.textContent.includes('0.9876')")
     page.wait_for_function(
         "document.querySelector('#history-chart .js-plotly-plot')._fullData.some(one => [...one.y].includes(0.9876))"
