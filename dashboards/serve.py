@@ -50,6 +50,7 @@ except ModuleNotFoundError as error:
         raise
     sys.exit("cDAL Search is not installed in this Python: run `pip install -e .` in its folder first")
 
+_CONFIG: Any = figures.CONFIG
 LOCAL_SECONDS, REMOTE_SECONDS = 2.0, 15.0  # between two looks at the lake
 MAX_ROWS = 100  # of the ranking shown at once; the filter and the order see all
 
@@ -123,7 +124,7 @@ def guard(app: Dash, token: str, cookie: str) -> None:
     def same(given: str | None) -> bool:
         return hmac.compare_digest((given or "").encode(), token.encode())
 
-    @server.before_request  # type: ignore[untyped-decorator]
+    @server.before_request
     def check() -> Response | None:
         if not token:
             return None if _is_loopback(request.host) else _plain("open this page as http://localhost, with its port", 403)
@@ -133,7 +134,7 @@ def guard(app: Dash, token: str, cookie: str) -> None:
             return answer
         return None if same(request.cookies.get(cookie)) else _plain("open the address that serve.py printed, with its token", 401)
 
-    @server.after_request  # type: ignore[untyped-decorator]
+    @server.after_request
     def protect(answer: Response) -> Response:
         answer.headers["Content-Security-Policy"] = policy
         answer.headers["X-Frame-Options"] = "DENY"
@@ -315,7 +316,7 @@ def live_page(watch: Watch, source: str) -> Dash:
     app.server.add_url_rule("/style.css", "style", lambda: Response(style, mimetype="text/css"))
     app.clientside_callback(_SCHEME, Output("scheme", "data"), Input("scheme", "id"))
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output("state", "data"),
         Output("choices", "children"),
         Output("status", "children"),
@@ -347,9 +348,7 @@ def live_page(watch: Watch, source: str) -> Dash:
 
     for name in ("choice", "first", "second"):
 
-        @app.callback(  # type: ignore[untyped-decorator]
-            Output(name, "data"), Input({"set": name, "to": ALL}, "n_clicks"), prevent_initial_call=True
-        )
+        @app.callback(Output(name, "data"), Input({"set": name, "to": ALL}, "n_clicks"), prevent_initial_call=True)
         def press(_: Sequence[int | None]) -> str:
             """A button of a choice was pressed."""
             return _pressed("to")
@@ -357,9 +356,7 @@ def live_page(watch: Watch, source: str) -> Dash:
     for panel in PANELS:
         _draw(app, watch, panel)
 
-    @app.callback(  # type: ignore[untyped-decorator]
-        Output("order", "data"), Input({"heading": ALL}, "n_clicks"), State("order", "data"), prevent_initial_call=True
-    )
+    @app.callback(Output("order", "data"), Input({"heading": ALL}, "n_clicks"), State("order", "data"), prevent_initial_call=True)
     def order(_: Sequence[int | None], order: Mapping[str, Any]) -> dict[str, Any]:
         """A heading was pressed: order by it, or the other way round; scores start with the largest."""
         heading = _pressed("heading")
@@ -367,7 +364,7 @@ def live_page(watch: Watch, source: str) -> Dash:
             return {"heading": heading, "ascending": not order["ascending"]}
         return {"heading": heading, "ascending": not any(word in heading for word in ("Dice", "IoU", "95 %"))}
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output("headings", "children"),
         Output("rows", "children"),
         Output("shown", "children"),
@@ -398,7 +395,7 @@ def live_page(watch: Watch, source: str) -> Dash:
 def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
     name = panel.name
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(f"{name}-box", "children"),
         Output(f"{name}-caption", "children"),
         Output(f"{name}-table", "children"),
@@ -434,13 +431,13 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
         if caption:  # the chart is there: a new one in its place would forget what the user did to it
             set_props(f"{name}-chart", {"figure": content, "style": height})
         else:
-            chart = dcc.Graph(id=f"{name}-chart", figure=content, config=figures.CONFIG, responsive=True, style=height)
+            chart = dcc.Graph(id=f"{name}-chart", figure=content, config=_CONFIG, responsive=True, style=height)
         return chart, words, _table(drawn.table), drawn.table_title, drawn.table.empty
 
     if name != "pairs":
         return
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output("firsts", "children"),
         Output("seconds", "children"),
         Input("state", "data"),
@@ -489,7 +486,7 @@ def _buttons(name: str, options: Mapping[str, str], chosen: str | None, there: I
     pressed = {value: "true" if value == chosen else "false" for value in options}
     if [one["to"] for one in there] != list(options):
         return [
-            html.Button(label, id={"set": name, "to": value}, type="button", **{"aria-pressed": pressed[value]})
+            html.Button(label, id={"set": name, "to": value}, type="button", **_aria(pressed=pressed[value]))
             for value, label in options.items()
         ]
     if callback_context.triggered_id != "tick":
@@ -562,7 +559,7 @@ def _layout(source: str) -> html.Div:
                                         className="scroll table",
                                         tabIndex=0,
                                         role="region",
-                                        **{"aria-labelledby": "ranking-title"},
+                                        **_aria(labelledby="ranking-title"),
                                     ),
                                     html.P(id="shown", className="caption"),
                                 ],
@@ -591,15 +588,19 @@ def _layout(source: str) -> html.Div:
     )
 
 
+def _aria(**values: str) -> dict[str, Any]:
+    return {f"aria-{name}": value for name, value in values.items()}
+
+
 def _choice(title: str, name: str) -> html.Fieldset:
     return html.Fieldset([html.Legend(title), html.Div(id=name, className="live-buttons")])
 
 
-def _panel(panel: Panel[Board]) -> html.Figure:
+def _panel(panel: Panel[Board]) -> html.Section:
     name = panel.name
     chart = html.Div(id=f"{name}-box", className="wide" if panel.wide else "")
     if panel.wide:
-        label = {"aria-label": f"{panel.title}, scrolls sideways"}
+        label = _aria(label=f"{panel.title}, scrolls sideways")
         chart = html.Div(chart, className="scroll", tabIndex=0, role="region", **label)
     pair = [_choice("First", "firsts"), _choice("Second", "seconds")] if name == "pairs" else []
     table = html.Div(html.Table(id=f"{name}-table"), className="scroll")
@@ -612,7 +613,7 @@ def _panel(panel: Panel[Board]) -> html.Figure:
             html.Details([html.Summary(id=f"{name}-table-title"), table], id=f"{name}-details", hidden=True),
         ],
         className="panel full" if panel.wide else "panel",
-        **{"aria-label": panel.title},
+        **_aria(label=panel.title),
     )
 
 
@@ -655,7 +656,7 @@ def _heading(column: ranking.Column, way: str) -> html.Th:
     heading = column.heading
     button = html.Button(heading, id={"heading": heading}, type="button")
     kind = "num" if column.numeric else ""
-    return html.Th(button, id={"column": heading}, scope="col", title=column.explanation, className=kind, **{"aria-sort": way})
+    return html.Th(button, id={"column": heading}, scope="col", title=column.explanation, className=kind, **_aria(sort=way))
 
 
 def _rows(table: ranking.Ranking, words: str, order: Mapping[str, Any]) -> tuple[list[html.Tr], str]:
@@ -683,7 +684,8 @@ def _row(row: ranking.Row, columns: Sequence[ranking.Column]) -> html.Tr:
     if row.status != ranking.LITERATURE:
         return html.Tr([_cell(row, column, warning if column.heading == "Trial" else []) for column in columns])
     own = max(place for place, column in enumerate(columns, 1) if column.heading in row.cells)
-    rest = html.Td([row.note, *warning], colSpan=len(columns) - own)
+    note: list[Any] = [row.note, *warning]
+    rest = html.Td(note, colSpan=len(columns) - own)
     return html.Tr([*(_cell(row, column, []) for column in columns[:own]), rest], className="published")
 
 
@@ -691,9 +693,10 @@ def _cell(row: ranking.Row, column: ranking.Column, more: list[Any]) -> html.Td 
     text = plain(row.cells.get(column.heading, (DASH, None))[0])
     if column.heading == "Trial":
         return html.Th([text, *more], scope="row")
+    content: Any = text
     if column.heading == "Status" and text != DASH:
-        text = html.Span(text, className=f"status {text if text.isalpha() else 'unknown'}")
-    return html.Td(text, className="num" if column.numeric else "")
+        content = html.Span(text, className=f"status {text if text.isalpha() else 'unknown'}")
+    return html.Td(content, className="num" if column.numeric else "")
 
 
 def plain(value: object) -> str:

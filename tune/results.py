@@ -165,7 +165,9 @@ class Lake:
 
     def files(self) -> list[str]:
         """Paths of all Parquet files. Files never change, so where the list is as it was, so are all rows."""
-        return [path for experiment in self.experiments for table in KEYS for path in self._store.files(f"{experiment.name}/{table}")]
+        return [
+            path for experiment in self.experiments for table in KEYS for path in self._store.files(f"{experiment.name}/{table}")
+        ]
 
     def trials(self) -> pa.Table:
         """One row per trial, in the order in which they were proposed."""

@@ -20,7 +20,8 @@ def test_the_notebook_runs_and_is_kept_without_outputs(tmp_path: Path, monkeypat
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in cells for output in cell.outputs]
-    charts = [output.data["application/vnd.plotly.v1+json"] for output in shown if "application/vnd.plotly.v1+json" in output.get("data", {})]
+    plotly = "application/vnd.plotly.v1+json"
+    charts = [output.data[plotly] for output in shown if plotly in output.get("data", {})]
     assert len(charts) == 5
     assert all(chart["data"] and not chart["config"]["displaylogo"] for chart in charts)
     tables = [output.data["text/html"] for output in shown if "text/html" in output.get("data", {})]

@@ -31,7 +31,7 @@ Open = Callable[..., Any]
 SCRIPT = Path(__file__).parents[2] / "dashboards" / "serve.py"
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PATIENCE = 60.0  # seconds, for a machine that does much else
-HOSTILE = "<img src=x onerror=alert(1)><b>&\" {{7*7}} %{x}"
+HOSTILE = '<img src=x onerror=alert(1)><b>&" {{7*7}} %{x}'
 
 
 @pytest.fixture
@@ -199,8 +199,8 @@ def test_an_empty_lake_waits_and_hostile_names_are_text(tmp_path: Path, serve: S
     for name in (HOSTILE, "plain"):
         with Writer(tmp_path, name) as writer:
             for number in range(3):
-                trial = {"trial_id": f"t{number}", "number": number, "status": HOSTILE, "kind": HOSTILE, "validation_dice": number / 4}
-                writer.append("trials", trial | {"error": HOSTILE, f"config.x.{HOSTILE}": number, "config.x.word": f"{HOSTILE}{number}"})
+                evil = {"status": HOSTILE, "kind": HOSTILE, f"config.x.{HOSTILE}": number, "config.x.word": f"{HOSTILE}{number}"}
+                writer.append("trials", evil | {"trial_id": f"t{number}", "number": number, "validation_dice": number / 4})
                 writer.append("metrics", {"trial_id": f"t{number}", "epoch": 1, "dice": 0.5})
                 for case in (HOSTILE, "other"):
                     scored = {"trial_id": f"t{number}", "split": "validation", "case": case, "class": HOSTILE, "votes": 1}
@@ -212,7 +212,7 @@ def test_an_empty_lake_waits_and_hostile_names_are_text(tmp_path: Path, serve: S
     assert page.locator("main img, .js-plotly-plot b").count() == 0
 
 
-# -------------------------------------------------------------------------------------------------------------- who may look, and how
+# ------------------------------------------------------------------------------------------------------------ who may look, and how
 
 
 def test_bound_elsewhere_it_asks_for_its_token(make_lake: MakeLake, serve: Serve, visit: Open) -> None:
