@@ -115,7 +115,7 @@ def guard(app: Dash, token: str, cookie: str) -> None:
     foreign page could read this one through a name of its own that it lets point here.
     """
     server = app.server
-    app.index()  # collects the scripts that are part of the page
+    app.index()  # type: ignore[no-untyped-call]  # collects the scripts that are part of the page
     policy = (
         f"default-src 'none'; script-src 'self' 'unsafe-eval' {' '.join(app.csp_hashes())}; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -124,7 +124,7 @@ def guard(app: Dash, token: str, cookie: str) -> None:
     def same(given: str | None) -> bool:
         return hmac.compare_digest((given or "").encode(), token.encode())
 
-    @server.before_request
+    @server.before_request  # type: ignore[untyped-decorator]
     def check() -> Response | None:
         if not token:
             return None if _is_loopback(request.host) else _plain("open this page as http://localhost, with its port", 403)
@@ -134,7 +134,7 @@ def guard(app: Dash, token: str, cookie: str) -> None:
             return answer
         return None if same(request.cookies.get(cookie)) else _plain("open the address that serve.py printed, with its token", 401)
 
-    @server.after_request
+    @server.after_request  # type: ignore[untyped-decorator]
     def protect(answer: Response) -> Response:
         answer.headers["Content-Security-Policy"] = policy
         answer.headers["X-Frame-Options"] = "DENY"
@@ -225,8 +225,10 @@ class Watch:
         with self._lock:
             rows = self._rows
         found: dict[str, list[str]] = {}
-        for name in [] if rows is None else sorted(rows.descriptions):
-            own = set(rows.trials.loc[rows.trials["experiment"] == name, "dataset"])
+        if rows is None:
+            return found
+        for name in sorted(rows.descriptions):
+            own = set(rows.trials["dataset"][rows.trials["experiment"] == name])
             for dataset in own or {rows.dataset(name)}:
                 found.setdefault(dataset, []).append(name)
         return found
@@ -314,7 +316,7 @@ def live_page(watch: Watch, source: str) -> Dash:
     app.layout = _layout(source)
     style = "".join(files("dashboards").joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "live.css"))
     app.server.add_url_rule("/style.css", "style", lambda: Response(style, mimetype="text/css"))
-    app.clientside_callback(_SCHEME, Output("scheme", "data"), Input("scheme", "id"))
+    app.clientside_callback(_SCHEME, Output("scheme", "data"), Input("scheme", "id"))  # type: ignore[no-untyped-call]
 
     @app.callback(
         Output("state", "data"),

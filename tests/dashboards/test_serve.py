@@ -155,6 +155,7 @@ def test_the_page_follows_a_search_and_keeps_what_the_user_did(make_lake: MakeLa
     page.get_by_label("Show rows with").fill("finished searched")
     page.get_by_role("button", name="Validation Dice").focus()
     page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('th[aria-sort=descending]')")
     page.keyboard.press("Enter")
     heading = page.locator("th", has=page.get_by_role("button", name="Validation Dice"))
     page.wait_for_function("document.querySelector('th[aria-sort=ascending]')")
