@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = live_page(watch, options.storage)
     guard(app, token, f"cdal-{port}")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for all its panels at once
-    server = create_server(app.server, sockets=[listening], threads=8, ident=None, clear_untrusted_proxy_headers=True)
+    server = create_server(app.server, sockets=[listening], threads=8, ident=None, max_request_body_size=1 << 20)
     named = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else f"[{host}]" if ":" in host else host
     print(f"http://{named}:{port}/" + (f"?token={token}" if token else ""), flush=True)  # noqa: T201
     server.run()  # returns when interrupted
@@ -408,9 +408,9 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
         State(f"{name}-caption", "children"),
         *([Input("first", "data"), Input("second", "data")] if name == "pairs" else []),
     )
-    def draw(state: Mapping[str, str] | None, scheme: str, caption: str | None, *chosen: str | None) -> tuple[Any, ...]:
+    def draw(state: Mapping[str, str] | None, scheme: str | None, caption: str | None, *chosen: str | None) -> tuple[Any, ...]:
         board = None if state is None else watch.board(state["choice"])
-        if state is None or board is None:
+        if state is None or scheme is None or board is None:
             raise PreventUpdate
         drawn = watch.draw(state["choice"], panel)
         if drawn is None:
