@@ -23,6 +23,7 @@ from dashboards import summaries
 # Okabe-Ito colours with a contrast of at least 3:1 on white and on the dark page.
 BLUE, VERMILLION, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 _MUTED = "rgba(128, 136, 144, 0.55)"
+_DOTTED = "#7b8794"
 DASH = "–"
 MAX_MARKS = 4000  # of the history
 
@@ -75,7 +76,7 @@ _BARS = {  # name in the legend: colour and hatching
     "running": (GREEN, "/"),
     "other": (VERMILLION, "x"),
 }
-_GROUPS = {  # name in the legend: marker
+_GROUPS: dict[str, dict[str, Any]] = {  # name in the legend: marker
     "finished": {"symbol": "circle", "color": BLUE, "size": 9},
     "stopped early": {"symbol": "diamond-open", "color": BLUE, "size": 9, "line": {"width": 2}},
     "running": {"symbol": "triangle-up-open", "color": GREEN, "size": 10, "line": {"width": 2}},
@@ -147,7 +148,7 @@ def learning_curves(trials: pd.DataFrame, metrics: pd.DataFrame, rungs: Sequence
             hovertemplate="trial %{text}<br>epoch %{x}: Dice %{y:.4f}<extra></extra>",
         )
     _count_along_x(figure, points["epoch"])
-    dotted = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": _MUTED, "width": 1.5, "dash": "dot"}, "layer": "below"}
+    dotted = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": _DOTTED, "width": 2, "dash": "dot"}}
     figure.update_layout(shapes=[dotted | {"x0": rung, "x1": rung} for rung in rungs])
     return figure
 
@@ -219,7 +220,8 @@ def importances(found: pd.DataFrame) -> go.Figure:
         hovertemplate="%{y}: %{x:.1f} %<extra></extra>",
     )
     figure.update_layout(height=max(200, 90 + 38 * len(found)), bargap=0.35, margin={"r": 56})
-    figure.update_xaxes(rangemode="tozero")
+    figure.update_xaxes(rangemode="tozero", nticks=5, tickangle=0)
+    figure.update_yaxes(type="category")
     return figure
 
 
@@ -234,7 +236,7 @@ def slices(trials: pd.DataFrame, searched: Sequence[str]) -> go.Figure:
     figure.update_layout(height=300 * down + 40, template=go.layout.Template(THEMES["light"]))
     groups = pd.Series([_group(kind, status) for kind, status in zip(rows["kind"], rows["status"], strict=True)], dtype=object)
     for place, column in enumerate(columns):
-        where = {"row": place // across + 1, "col": place % across + 1}
+        where: dict[str, Any] = {"row": place // across + 1, "col": place % across + 1}
         axis = _dimension(rows[column], column, 26)
         jitter = np.random.default_rng(0).uniform(-0.08, 0.08, len(rows)) if "categories" in axis else 0.0
         x = np.asarray(axis["values"], dtype=float) + jitter
@@ -245,7 +247,7 @@ def slices(trials: pd.DataFrame, searched: Sequence[str]) -> go.Figure:
                     x=x[chosen],
                     y=rows["score"][chosen],
                     mode="markers",
-                    marker=marker | {"size": marker["size"] - 2},
+                    marker=marker | {"size": 7},
                     name=name,
                     legendgroup=name,
                     showlegend=name not in {trace.name for trace in figure.data},
@@ -266,7 +268,7 @@ def contour(trials: pd.DataFrame, first: str, second: str) -> go.Figure:
     axes = [_dimension(rows[column], column, 30) for column in (first, second)]
     places = [np.asarray(axis["values"], dtype=float) for axis in axes]
     figure = _figure(x=axes[0]["label"], y=axes[1]["label"])
-    x, y, smooth = _smooth(*places, rows["score"].to_numpy(dtype=float))
+    x, y, smooth = _smooth(places[0], places[1], rows["score"].to_numpy(dtype=float))
     figure.add_contour(
         x=x,
         y=y,
@@ -311,7 +313,11 @@ def timeline(bars: pd.DataFrame) -> go.Figure:
                 base=chosen["begin"],
                 orientation="h",
                 name=name,
-                marker={"color": colour, "pattern": {"shape": shape, "fgcolor": "#ffffff", "size": 6}, "line": {"width": 0}},
+                marker={
+                    "color": colour,
+                    "pattern": {"shape": shape, "fgcolor": "#ffffff", "size": 6, "fillmode": "overlay"},
+                    "line": {"width": 0},
+                },
                 text=[plain(label) for label in chosen["label"]],
                 textposition="none",
                 customdata=[_span(row) for row in summaries.records(chosen)],
@@ -329,7 +335,7 @@ def timeline(bars: pd.DataFrame) -> go.Figure:
             hovertemplate="restarts of trial %{text}<extra></extra>",
         )
     figure.update_layout(barmode="overlay", bargap=0.25, height=130 + 34 * max(len(lanes), 3), showlegend=True)
-    figure.update_yaxes(categoryorder="array", categoryarray=[names[lane] for lane in lanes], showgrid=False)
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=[names[lane] for lane in lanes], showgrid=False)
     figure.update_xaxes(rangemode="tozero")
     return figure
 
@@ -399,6 +405,7 @@ def case_boxes(cases: pd.DataFrame) -> go.Figure:
             hovertemplate="case %{text}: Dice %{y:.4f}<extra>" + name + "</extra>",
         )
     figure.update_layout(showlegend=False)
+    figure.update_xaxes(type="category")  # "#12" would pass for a number
     return figure
 
 
@@ -547,8 +554,8 @@ def _dimension(values: pd.Series, column: str, length: int = 22) -> dict[str, An
         texts = known.map(_listed).map(str)
         names = sorted(texts.unique())
         positions = texts.map({name: place for place, name in enumerate(names)}).to_numpy(dtype=float)
-        ticks = list(range(len(names))), [plain(name, 16) for name in names]
-        return {"label": label, "categories": names} | _with_missing(positions, there, *ticks)
+        marked = _with_missing(positions, there, list(range(len(names))), [plain(name, 16) for name in names], gap=1)
+        return {"label": label, "categories": names} | marked
     distinct = np.unique(numbers)
     few = len(distinct) <= 8
     if len(distinct) and distinct[0] > 0 and distinct[-1] / distinct[0] >= 8:
@@ -559,21 +566,35 @@ def _dimension(values: pd.Series, column: str, length: int = 22) -> dict[str, An
             )
         marks = np.unique(np.concatenate([[logs.min()], np.arange(np.ceil(logs.min()), np.floor(logs.max()) + 1), [logs.max()]]))
         marks = marks[np.concatenate([[True], np.diff(marks) > 0.15 * (logs.max() - logs.min())])]
-        return {"label": label} | _with_missing(logs, there, marks.tolist(), [f"{10**mark:.2g}" for mark in marks])
+        return {"label": label} | _with_missing(logs, there, marks.tolist(), [_brief(10**mark) for mark in marks])
     if few:
         return {"label": label} | _with_missing(numbers, there, distinct.tolist(), [f"{value:.3g}" for value in distinct])
     if there.all():
         return {"label": label, "values": numbers}
-    marks = np.linspace(distinct[0], distinct[-1], 5)
-    return {"label": label} | _with_missing(numbers, there, marks.tolist(), [f"{mark:.2g}" for mark in marks])
+    steps = _round_numbers(float(distinct[0]), float(distinct[-1]))
+    return {"label": label} | _with_missing(numbers, there, steps, [_brief(step) for step in steps])
 
 
-def _with_missing(known: np.ndarray, there: np.ndarray, marks: list[float], texts: list[str]) -> dict[str, Any]:
-    """Positions of all trials, with a tick of their own for those without a value."""
+def _brief(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Three to six multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / 5
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = next(power * digit for digit in (1, 2, 5, 10) if power * digit >= rough)
+    return [float(mark) for mark in np.arange(np.ceil(low / step), np.floor(high / step + 1e-9) + 1) * step]
+
+
+def _with_missing(
+    known: np.ndarray, there: np.ndarray, marks: Sequence[float], texts: list[str], gap: float | None = None
+) -> dict[str, Any]:
+    """Positions of all trials, with a tick of their own, a gap below the others, for those without a value."""
     if there.all():
         return {"values": known, "tickvals": marks, "ticktext": texts}
     spread = float(np.ptp(known)) if len(known) else 0.0
-    below = (float(known.min()) if len(known) else 0.0) - (0.15 * spread or 1.0)
+    below = (float(known.min()) if len(known) else 0.0) - (gap or 0.15 * spread or 1.0)
     values = np.full(len(there), below)
     values[there] = known
     return {"values": values, "tickvals": [below, *marks], "ticktext": [DASH, *texts]}

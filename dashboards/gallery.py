@@ -40,7 +40,7 @@ def picture(image: bytes | None, truth: bytes | None, prediction: bytes | None, 
         masks = [outlines(_labels(mask, full, shown.size)) if mask else "" for mask in (truth, prediction)]
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    return Picture(shown.width, shown.height, _uri(shown), *masks, "" if entropy is None else _uri(entropy))
+    return Picture(shown.width, shown.height, _uri(shown), masks[0], masks[1], "" if entropy is None else _uri(entropy))
 
 
 def _opened(png: bytes) -> Image.Image:

@@ -165,7 +165,8 @@ def details(title: str, content: str) -> str:
 
 def pictures(rows: Sequence[Mapping[str, Any]]) -> str:
     """Pictured cases: image, outlines of truth and prediction, uncertainty."""
-    return f"""<p class="legend"><label><input type="checkbox" data-outline="truth" checked><span class="key truth"></span>truth, solid</label>
+    return f"""<p class="legend">
+<label><input type="checkbox" data-outline="truth" checked><span class="key truth"></span>truth, solid</label>
 <label><input type="checkbox" data-outline="prediction" checked><span class="key prediction"></span>prediction, dashed</label></p>
 <div class="cases">{"".join(map(_case, rows))}</div>"""
 

@@ -11,11 +11,12 @@ function draw(box) {
   return Plotly.react(box, figure.data, { ...figure.layout, template, autosize: true }, page.config);
 }
 
-// One after the other, from the top, with a pause between two in which the page answers.
+// One after the other, from the top, each when the page has nothing else to do: it answers while its charts are drawn.
+const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 20)); // Safari has none
 async function drawCharts() {
   for (const box of document.querySelectorAll("[data-figure]")) {
+    await new Promise((resolve) => idle(resolve, { timeout: 500 }));
     await draw(box);
-    await new Promise((resolve) => setTimeout(resolve));
   }
 }
 

@@ -33,7 +33,7 @@ MAX_FAILURES = 50
 MAX_CASES = 500  # rows of a trial's table
 WORST = 5
 _ON_THE_OVERVIEW = ("history", "tradeoffs")
-_OVERVIEW_ROWS = 100
+_OVERVIEW_ROWS, _ROWS = 100, 500  # of a ranking
 _PARALLEL_CHARTS = 2  # of one page: each takes three of the few WebGL contexts that a browser has
 _FAILED = ("failed", "diverged", "infeasible")
 _STATUSES = ("finished", "stopped", "running", "pending", "interrupted", "infeasible", "diverged", "failed")
@@ -66,7 +66,7 @@ def overview(rows: Rows, boards: Sequence[Board], source: str, find: Pictures, l
             _gallery(board, find(middle)),
         ]
         sections.append(_dataset(name, board, "".join(more)))
-    left_out = f'<p class="muted">{text(notes, 1000)}</p>' if notes else ""
+    left_out = f'<p class="muted lead">{text(notes, 1000)}</p>' if notes else ""
     body = _summary(boards) + left_out + "".join(sections)
     return sheet.render(body, heading=_TITLE, navigation=_datasets(boards), source=source)
 
@@ -201,7 +201,7 @@ def _experiments(rows: Rows, board: Board, links: Links) -> str:
     for name in board.experiments:
         about, own = rows.descriptions[name], rows.trials[rows.trials["experiment"] == name]
         own = own[own["dataset"] == board.dataset]
-        arguments = about.get("arguments") if isinstance(about.get("arguments"), Mapping) else {}
+        arguments = _mapping(about.get("arguments"))
         how = (
             "finalists"
             if "finalists" in about
@@ -280,8 +280,8 @@ def _pictured(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     how = f" by majority of {int(votes)} votes" if pd.notna(votes) and votes > 1 else ""
     uncertain = any(row.get("uncertainty") is not None for row in rows)
     caption = (
-        f"Trial {text(rows[0]['label'])}, {split} split{how}. First the image, then the same image with the outlines of the true mask "
-        "and of the predicted one; where both coincide, the mask is right."
+        f"Trial {text(rows[0]['label'])}, {split} split{how}. First the image, then the same image with the outlines of the true "
+        "mask and of the predicted one; where both coincide, the mask is right."
         + (" Last, where the votes disagree: the brighter, the less certain." if uncertain else "")
     )
     return panel(title, pictures(rows), caption, wide=True)
@@ -289,9 +289,7 @@ def _pictured(rows: Sequence[Mapping[str, Any]], title: str) -> str:
 
 def _description(about: Mapping[str, Any]) -> str:
     """How an experiment was run."""
-    arguments = about.get("arguments") if isinstance(about.get("arguments"), Mapping) else {}
-    space = about.get("space") if isinstance(about.get("space"), Mapping) else {}
-    versions = about.get("versions") if isinstance(about.get("versions"), Mapping) else {}
+    arguments, space, versions = (_mapping(about.get(name)) for name in ("arguments", "space", "versions"))
     facts: list[tuple[str, Any]] = [
         (name.replace("_", " "), about.get(name)) for name in ("dataset", "fold_name", "source", "created_at")
     ]
@@ -312,6 +310,10 @@ def _description(about: Mapping[str, Any]) -> str:
     )
 
 
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _facts(items: Sequence[tuple[str, Any]]) -> str:
     return (
         '<dl class="facts">'
@@ -323,7 +325,7 @@ def _facts(items: Sequence[tuple[str, Any]]) -> str:
 # --------------------------------------------------------------------------------------------------------------- ranking table
 
 
-def _ranking(name: str, board: Board, links: Links, limit: int = summaries.MAX_TRIALS) -> str:
+def _ranking(name: str, board: Board, links: Links, limit: int = _ROWS) -> str:
     found = ranking.ranking(board, limit)
     if not found.rows:
         return empty("Ranking", "This search has no trials yet. Rows appear as soon as its first trial starts.", wide=True)
@@ -335,11 +337,12 @@ def _ranking(name: str, board: Board, links: Links, limit: int = summaries.MAX_T
     body = "".join(_row(row, found.columns, links) for row in found.rows)
     statuses = "".join(f"<option>{text(status, 40)}</option>" for status in sorted({row.status for row in found.rows}))
     own = "" if len(board.trials) else '<p class="empty">This search has no trials of its own yet.</p>'
+    table = f'<table class="ranking" id="{name}-table"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
     content = f"""{own}<div class="tools" data-table="{name}-table" hidden>
 <label>Find <input type="search" placeholder="any text of a row" data-find></label>
 <label>Status <select data-status><option value="">all</option>{statuses}</select></label>
 <output class="count"></output></div>
-{scrolling(f'<table class="ranking" id="{name}-table"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>', "Ranking", " table")}"""
+{scrolling(table, "Ranking", " table")}"""
     return panel(
         "Ranking", content, f"{text(' '.join(found.notes), 2000)} Press a heading to sort by it.", more=_failures(board), wide=True
     )
@@ -368,8 +371,9 @@ def _td(column: ranking.Column, row: ranking.Row, warning: str, href: str | None
         shown = f'<span class="badge {"own" if words == "searched" else "reference"}">{shown}</span>'
     elif column.heading == "Status" and words != DASH:
         shown = _badge(words)
-    sort = text("" if value is None else value)
-    return f"<td{' class=num' if column.numeric else ''}{'' if sort == shown else f' data-value={chr(34)}{sort}{chr(34)}'}>{shown}</td>"
+    value_of = text("" if value is None else value)
+    sort = "" if value_of == shown else f' data-value="{value_of}"'
+    return f"<td{' class=num' if column.numeric else ''}{sort}>{shown}</td>"
 
 
 def _badge(status: str) -> str:
@@ -472,9 +476,8 @@ def _settings(settings: pd.DataFrame) -> str:
         marks = [name for name, there in (("searched", row["searched"]), ("differs", row["changed"])) if there]
         badges = " ".join(f'<span class="badge {"warn" if mark == "differs" else "own"}">{mark}</span>' for mark in marks)
         cells = "".join(f"<td>{text(ranking.setting(row[name])[0], 60)}</td>" for name in ("value", "published"))
-        lines.append(
-            f'<tr{" class=changed" if row["changed"] else ""}><th scope="row"><code>{text(row["field"])}</code></th>{cells}<td>{badges}</td></tr>'
-        )
+        head = f'<th scope="row"><code>{text(row["field"])}</code></th>'
+        lines.append(f"<tr{' class=changed' if row['changed'] else ''}>{head}{cells}<td>{badges}</td></tr>")
     heads = "".join(f'<th scope="col">{heading}</th>' for heading in ("Field", "Value", "Published", ""))
     table = scrolling(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>", title, " table")
     changed = int(settings["changed"].sum())

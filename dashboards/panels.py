@@ -110,7 +110,7 @@ def _curves(board: Board) -> Drawn | None:
                 "Trial": own["label"].iloc[0],
                 "Epochs": int(own["epoch"].max()),
                 "Best Dice": f"{own['dice'].max():.4f}",
-                "at epoch": int(own["epoch"][own["dice"].idxmax()]),
+                "at epoch": int(own["epoch"].iloc[own["dice"].to_numpy().argmax()]),
                 "Last Dice": f"{own['dice'].iloc[-1]:.4f}",
             }
             for _, own in best
@@ -151,15 +151,16 @@ def _importances(board: Board) -> Drawn | None:
         return None
     first = figures.parameter_name(str(found["column"].iloc[0]))
     caption = (
-        f"How much of the differences in Dice each parameter explains by itself (fANOVA); {first} matters most. A long bar is worth a "
-        "finer search, a short one may be fixed. Stopped trials count with the Dice they had reached, the plain U-Net not at all. "
-        "An importance is an estimate, rough below some 50 trials, and says nothing about which values are good: see the slices."
+        f"How much of the differences in Dice each parameter explains by itself (fANOVA); {first} matters most. A long bar is "
+        "worth a finer search, a short one may be fixed. Stopped trials count with the Dice they had reached, the plain U-Net "
+        "not at all. An importance is an estimate, rough below some 50 trials, and says nothing about which values are good: see "
+        "the slices."
     )
     scored = int(board.trials["score"].notna().sum())
     if scored > MAX_FOREST:
         caption += f" Computed on {MAX_FOREST} of {scored} trials, evenly from the best to the worst."
     names = found["column"].map(figures.parameter_name)
-    table = pd.DataFrame({"Parameter": names, "Share": found["importance"].map("{:.1%}".format)})
+    table = pd.DataFrame({"Parameter": names, "Share": (100 * found["importance"]).map("{:.1f} %".format)})
     return Drawn(figures.importances(found), caption, table, "The shares in figures")
 
 
@@ -169,8 +170,9 @@ def _slices(board: Board) -> Drawn | None:
     if scored < 2 or not columns:
         return None
     caption = (
-        "Dice against one parameter at a time: look for where the best trials gather. If they crowd at an end of an axis, widen the "
-        f"range there. Scales are logarithmic where values span powers of ten; “{figures.DASH}” are trials that do not use the parameter."
+        "Dice against one parameter at a time: look for where the best trials gather. If they crowd at an end of an axis, widen "
+        f"the range there. Scales are logarithmic where values span powers of ten; “{figures.DASH}” are trials that do not use "
+        "the parameter."
     )
     drawn = min(scored, summaries.MAX_SLICE_POINTS // len(columns))
     if drawn < scored:
@@ -186,9 +188,9 @@ def _contour(board: Board) -> Drawn | None:
     if len(both) < MIN_TRIALS or any(both[column].map(str).nunique() < 2 for column in (first, second)):
         return None
     caption = (
-        f"The two parameters that matter most, {figures.parameter_name(first)} and {figures.parameter_name(second)}: dots are trials, "
-        "the shading a smooth estimate of the Dice between them, blank where no trial is near. A ridge that runs aslant says that the "
-        "two must be chosen together."
+        f"The two parameters that matter most, {figures.parameter_name(first)} and {figures.parameter_name(second)}: dots are "
+        "trials, the shading a smooth estimate of the Dice between them, blank where no trial is near. A ridge that runs aslant "
+        "says that the two must be chosen together."
     )
     return Drawn(figures.contour(board.trials, first, second), caption)
 
@@ -200,8 +202,8 @@ def _parallel(board: Board) -> Drawn | None:
     fixed = [figures.parameter_name(column) for column in board.searched if column not in columns]
     caption = (
         "Each line is one trial: it crosses every axis at the trial's value and ends at its Dice, which also gives its colour. "
-        f"Drag along an axis to keep only the lines that pass there; drag an axis title to reorder. “{figures.DASH}” at the bottom of "
-        "an axis: not used by the trial."
+        f"Drag along an axis to keep only the lines that pass there; drag an axis title to reorder. “{figures.DASH}” at the "
+        "bottom of an axis: not used by the trial."
     )
     if fixed:
         caption += f" The same in all trials, so not drawn: {', '.join(fixed)}."
@@ -212,7 +214,7 @@ def _parallel(board: Board) -> Drawn | None:
     return Drawn(figures.parallel_coordinates(board.trials, board.searched), caption)
 
 
-# ----------------------------------------------------------------------------------------------------------------- cases, time, cost
+# -------------------------------------------------------------------------------------------------------------- cases, time, cost
 
 
 def _cases(board: Board) -> Drawn | None:
@@ -220,15 +222,16 @@ def _cases(board: Board) -> Drawn | None:
         return None
     count, cases = board.cases["place"].nunique(), board.cases["case"].nunique()
     caption = (
-        f"Dice of each of the {cases} validation cases at full votes, for the best {count} trials that were scored on them: the box holds "
-        "the middle half, the line in it is the median, the dashed line the mean. Long tails downward are cases that the model misses."
+        f"Dice of each of the {cases} validation cases at full votes, for the best {count} trials that were scored on them: the "
+        "box holds the middle half, the line in it is the median, the dashed line the mean. Long tails downward are cases that "
+        "the model misses."
     )
     rows = []
     for _, own in board.cases.groupby("place", sort=True):
-        low = own["dice"].idxmin()
+        low = own["case"].iloc[own["dice"].to_numpy().argmin()]
         figures_of = {"Mean": own["dice"].mean(), "Median": own["dice"].median(), "Lowest": own["dice"].min()}
         words = {name: f"{value:.4f}" for name, value in figures_of.items()}
-        rows.append({"Trial": own["label"].iloc[0], **words, "Lowest case": own["case"][low]})
+        rows.append({"Trial": own["label"].iloc[0], **words, "Lowest case": low})
     return Drawn(figures.case_boxes(board.cases), caption, pd.DataFrame(rows), "The boxes in figures")
 
 
@@ -238,9 +241,9 @@ def _pairs(board: Board) -> Drawn | None:
         return None
     names = dict(zip(board.cases["place"], board.cases["label"], strict=True))
     caption = (
-        "Each dot is one validation case; above the dotted line the second trial is better on it, below the first. The interval is a "
-        "bootstrap over cases, p is Wilcoxon's signed-rank test, for this one comparison: choose the pair before you look, or take the "
-        "p of the ranking, which is corrected for looking at all."
+        "Each dot is one validation case; above the dotted line the second trial is better on it, below the first. The interval "
+        "is a bootstrap over cases, p is Wilcoxon's signed-rank test, for this one comparison: choose the pair before you look, "
+        "or take the p of the ranking, which is corrected for looking at all."
     )
     table = pd.DataFrame(
         {
@@ -265,7 +268,7 @@ def _timeline(board: Board) -> Drawn | None:
     busy, span = float((bars["finish"] - bars["begin"]).sum()), float(bars["finish"].max() - bars["begin"].min())
     lanes = bars["lane"].nunique()
     caption = "Who ran where and when: a lane per worker, a bar per trial. Gaps are idle time"
-    caption += f"; the workers were busy {min(busy / (span * lanes), 1):.0%} of the time." if span > 0 else "."
+    caption += f"; the workers were busy {min(100 * busy / (span * lanes), 100):.0f} % of the time." if span > 0 else "."
     if (bars["restarts"].fillna(0) > 0).any():
         caption += " A triangle marks a trial whose worker died and that went on in another."
     waiting = int(board.trials["started_at"].isna().sum())
@@ -284,8 +287,8 @@ def _costs(board: Board) -> Drawn | None:
         return None
     drawn = spent.tail(summaries.MAX_BARS)
     caption = (
-        f"Above, the best validation Dice against all {unit} spent so far, trials placed at their end; below, what each trial took, as "
-        f"wide as it is high. {spent['hours'].sum():.3g} {unit} in all"
+        f"Above, the best validation Dice against all {unit} spent so far, trials placed at their end; below, what each trial "
+        f"took, as wide as it is high. {spent['hours'].sum():.3g} {unit} in all"
     )
     money = spent["cost"].sum()
     caption += f", at a cost of {money:.2f} (in the currency of --cost-per-gpu-hour)." if money > 0 else "."
@@ -303,14 +306,16 @@ PANELS: tuple[Panel[Board], ...] = (
     Panel(
         "history",
         "Optimisation history",
-        "No trial has a validation Dice yet. The first appears after the first epoch of the first trial; build this page again then.",
+        "No trial has a validation Dice yet. The first appears after the first epoch of the first trial; build this "
+        "page again then.",
         _history,
         _SEARCH,
     ),
     Panel(
         "curves",
         "Learning curves",
-        "No epoch has been reported with a Dice yet. Curves appear as soon as a trial ends its first epoch; build this page again then.",
+        "No epoch has been reported with a Dice yet. Curves appear as soon as a trial ends its first epoch; build this "
+        "page again then.",
         _curves,
         _SEARCH,
     ),
@@ -330,19 +335,19 @@ PANELS: tuple[Panel[Board], ...] = (
         _SETTINGS,
     ),
     Panel(
+        "contour",
+        "Two parameters together",
+        f"This map needs at least {MIN_TRIALS} trials with a Dice that differ in two searched parameters.",
+        _contour,
+        _SETTINGS,
+    ),
+    Panel(
         "slices",
         "One parameter at a time",
         "Slices need at least two trials with a Dice that differ in a searched parameter.",
         _slices,
         _SETTINGS,
         wide=True,
-    ),
-    Panel(
-        "contour",
-        "Two parameters together",
-        f"This map needs at least {MIN_TRIALS} trials with a Dice that differ in two searched parameters.",
-        _contour,
-        _SETTINGS,
     ),
     Panel(
         "parallel",
@@ -392,10 +397,10 @@ def _trial_curve(trial: Trial) -> Drawn | None:
     if metrics.empty:
         return None
     row = pd.DataFrame([trial.row])
-    best = metrics["dice"].idxmax()
+    best = int(metrics["dice"].to_numpy().argmax())
     caption = (
-        f"Validation Dice after each epoch, on the search's validation cases; highest after epoch {metrics['epoch'][best]} "
-        f"({metrics['dice'][best]:.4f}), whose checkpoint is kept."
+        f"Validation Dice after each epoch, on the search's validation cases; highest after epoch {metrics['epoch'].iloc[best]} "
+        f"({metrics['dice'].iloc[best]:.4f}), whose checkpoint is kept."
     )
     if trial.rungs:
         caption += f" Dotted lines are the rungs of successive halving (epochs {', '.join(map(str, trial.rungs))})."
@@ -408,8 +413,8 @@ def _trial_losses(trial: Trial) -> Drawn | None:
         return None
     names = ", ".join(column.removeprefix("loss_").replace("_", " ") for column in columns)
     caption = (
-        f"Mean over each epoch of every loss that was recorded ({names}). A discriminator near zero has won and teaches little; losses "
-        "that grow without end announce divergence."
+        f"Mean over each epoch of every loss that was recorded ({names}). A discriminator near zero has won and teaches little; "
+        "losses that grow without end announce divergence."
     )
     return Drawn(figures.losses(trial.metrics), caption)
 
@@ -418,7 +423,8 @@ TRIAL_PANELS: tuple[Panel[Trial], ...] = (
     Panel(
         "curve",
         "Learning curve",
-        "This trial has reported no epoch with a Dice. If it still runs, build this page again later; if it ended, its reason is above.",
+        "This trial has reported no epoch with a Dice. If it still runs, build this page again later; if it ended, its "
+        "reason is above.",
         _trial_curve,
     ),
     Panel(

@@ -88,8 +88,9 @@ def _notes(board: Board, others: Sequence[Published], left_out: int) -> list[str
         )
     if len(board.finalists):
         notes.append(
-            "Rows of finalists are settings that were trained again with new seeds and scored on the test split: one row per settings, "
-            "mean over their trainings, placed by test Dice. Test evaluations above 1 say that the test split was looked at again."
+            "Rows of finalists are settings that were trained again with new seeds and scored on the test split: one row per "
+            "settings, mean over their trainings, placed by test Dice. Test evaluations above 1 say that the test split was "
+            "looked at again."
         )
     if others:
         notes.append(

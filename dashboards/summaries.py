@@ -8,6 +8,7 @@ board_of(rows, "first")                # one experiment
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -201,23 +202,26 @@ def _board(rows: Rows, dataset: str, experiments: Sequence[str]) -> Board:
 
 def trials_of(rows: Rows, board: Board, chosen: pd.DataFrame) -> Iterator[Trial]:
     """Some trials of a board, each with all that is known of it."""
-    metrics, cases, gallery = (of_trials(table, chosen).to_pandas() for table in (rows.metrics, rows.cases, rows.gallery))
-    places = chosen[[*_KEY, "label"]]
-    parts = [dict(list(frame.groupby(_KEY))) for frame in (metrics, cases, gallery.merge(places, on=_KEY))]
+    metrics, cases, gallery = (
+        _by_trial(of_trials(table, chosen).to_pandas()) for table in (rows.metrics, rows.cases, rows.gallery)
+    )
     for row in records(chosen):
         key = (row["experiment"], row["trial_id"])
-        own_metrics, own_cases, own_gallery = (
-            part.get(key, frame.iloc[:0]) for part, frame in zip(parts, (metrics, cases, gallery.assign(label="")), strict=True)
-        )
         yield Trial(
             row,
             settings(row, board),
-            own_metrics.sort_values("epoch", kind="stable").reset_index(drop=True),
-            worst_first(own_cases),
-            placed(own_gallery),
+            metrics[key].sort_values("epoch", kind="stable").reset_index(drop=True),
+            worst_first(cases[key]),
+            placed(gallery[key].assign(label=row["label"])),
             board.rungs,
             board.descriptions[row["experiment"]],
         )
+
+
+def _by_trial(frame: pd.DataFrame) -> Mapping[Any, pd.DataFrame]:
+    """The rows of every trial; none for those that are not there."""
+    nothing = frame.iloc[:0]
+    return defaultdict(lambda: nothing, {key: own for key, own in frame.groupby(_KEY)})
 
 
 def settings(row: Mapping[str, Any], board: Board) -> pd.DataFrame:
@@ -235,7 +239,8 @@ def settings(row: Mapping[str, Any], board: Board) -> pd.DataFrame:
         if name.startswith(_CONFIG)
     ]
     columns = ["field", "value", "published", "searched", "changed"]
-    return pd.DataFrame(sorted(found, key=lambda item: not item["searched"]), columns=columns, dtype=object)
+    ordered = [item for item in found if item["searched"]] + [item for item in found if not item["searched"]]
+    return pd.DataFrame(ordered, columns=columns, dtype=object)
 
 
 def _listed(value: Any) -> Any:
@@ -283,8 +288,8 @@ def without_inactive(trials: pd.DataFrame, experiment: str, description: Mapping
         for column, condition in conditions.items():
             for other, allowed in condition.items():
                 if f"{_CONFIG}{other}" in changed:
-                    met = changed.loc[own, f"{_CONFIG}{other}"].map(lambda value, allowed=allowed: _allows(allowed, value))
-                    changed.loc[met.index[~met.astype(bool)], column] = None
+                    met = [_allows(allowed, value) for value in changed[f"{_CONFIG}{other}"]]
+                    changed[column] = changed[column].mask(own & ~np.array(met))
     return changed
 
 
@@ -437,7 +442,7 @@ def thin(curve: pd.DataFrame, limit: int = MAX_CURVE_POINTS) -> pd.DataFrame:
 
 def loss_columns(metrics: pd.DataFrame) -> list[str]:
     """The losses that were recorded, whatever their names."""
-    return [column for column in metrics if column.startswith("loss_") and metrics[column].notna().any()]
+    return [str(column) for column in metrics if str(column).startswith("loss_") and metrics[column].notna().any()]
 
 
 def varying(trials: pd.DataFrame, searched: Sequence[str]) -> list[str]:
@@ -518,16 +523,15 @@ def compared_cases(cases: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
 def pairs(cases: pd.DataFrame) -> pd.DataFrame:
     """Every pair of compared trials: mean `difference` of the Dice, first less second, with its 95 % interval and Wilcoxon's p."""
-    values = {place: own["dice"].to_numpy(np.float64) for place, own in cases.groupby("place", sort=True)}
+    values = {int(own["place"].iloc[0]): own["dice"].to_numpy(np.float64) for _, own in cases.groupby("place", sort=True)}
     chosen = [(first, second) for first in values for second in values if first < second]
     if not chosen:
         return pd.DataFrame(columns=["first", "second", "difference", "low", "high", "p"])
     differences = np.stack([values[first] - values[second] for first, second in chosen], axis=1)
     low, high = significance.mean_interval(differences)
     p = [significance.wilcoxon(values[first], values[second]) for first, second in chosen]
-    means = differences.mean(axis=0)
-    first, second = zip(*chosen, strict=True)
-    return pd.DataFrame({"first": first, "second": second, "difference": means, "low": low, "high": high, "p": p})
+    columns = {"first": [pair[0] for pair in chosen], "second": [pair[1] for pair in chosen]}
+    return pd.DataFrame(columns | {"difference": differences.mean(axis=0), "low": low, "high": high, "p": p})
 
 
 def pictured(gallery: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:

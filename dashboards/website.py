@@ -37,9 +37,9 @@ def write(rows: Rows, folder: Path, source: str, find: page.Pictures) -> Path:
     try:
         _claim(folder, pages)
         for name in markup.ASSETS:
-            content = markup.asset(name).encode()
-            if not _same(pages / "assets" / name, content):
-                write_whole(pages / "assets" / name, content)
+            shared = markup.asset(name).encode()
+            if not _same(pages / "assets" / name, shared):
+                write_whole(pages / "assets" / name, shared)
         written = {pages / "assets" / name for name in markup.ASSETS} | {pages / _MARK}
         for path, content in _pages(rows, pages, source, find):
             write_whole(path, content.encode())

@@ -47,7 +47,7 @@ Message = dict[str, Any]
 """`epochs`: rows of the metrics table, new or repeated; `curve`: the same as (epoch, best Dice so far); a trial's last message has
 `done`, `status`, `reason`, and where it finished `trial`, `costs`, `cases` and `gallery`."""
 
-PICTURES = 3  # best cases, and as many worst
+PICTURES = 3  # best cases, as many worst, and the median one
 RESTARTS = 3  # of a worker that died
 _POLL_SECONDS = 1.0
 _DRIVER_BYTES = 2**20  # a process that only waits for workers takes no CPU, but Tune wants it to take something
@@ -454,9 +454,10 @@ class _Picture:
 
 
 def _shown(pictures: list[_Picture]) -> list[_Picture]:
-    """The best cases and the worst."""
+    """The best cases, the median one and the worst."""
     ranked = sorted(pictures, key=lambda picture: (-picture.dice, picture.case_id))
-    return ranked if len(ranked) <= 2 * PICTURES else ranked[:PICTURES] + ranked[-PICTURES:]
+    middle = len(ranked) // 2
+    return ranked if len(ranked) <= 2 * PICTURES else ranked[:PICTURES] + ranked[middle : middle + 1] + ranked[-PICTURES:]
 
 
 def _png(pixels: Tensor) -> bytes:

@@ -40,7 +40,9 @@ def pictures(dice: float, seed: int, side: int = 64) -> dict[str, bytes]:
     truth = blob(0.0)
     texture = rng.normal(0, 9, (side, side)) + 30 * np.cos(4 * x + seed) + 20 * np.sin(7 * y)
     image = np.clip(70 + 75 * (truth > 0) + 25 * (truth == 2) + texture, 0, 255).astype(np.uint8)
-    return {"image": png(image), "truth": png(truth), "prediction": png(blob(0.45 * (1 - dice)))}
+    uncertainty = (255 * np.exp(-((np.hypot(x, y) - 0.26) ** 2) * 400)).astype(np.uint8)
+    drawn = {"image": image, "truth": truth, "prediction": blob(0.45 * (1 - dice)), "uncertainty": uncertainty}
+    return {name: png(pixels) for name, pixels in drawn.items()}
 
 
 def trial_rows(
@@ -69,6 +71,8 @@ def trial_rows(
         "seconds_per_case": 0.04 * steps + 0.03,
         "started_at": _START + 40 * number, "ended_at": _START + 40 * number + 9 * len(curve),
         "seconds": 9.0 * len(curve), "cpu_seconds": 18.0 * len(curve), "device": "cpu", "parameters": 1_400_000,
+        "host": f"node-{number % 2}", "checkpoint": f"first/tune/{trial_id}/best.safetensors", "seed": 3,
+        "config.training.epochs": epochs,
         "config.diffusion.timesteps": steps, "config.model.latent_size": latent, "config.optimiser.lr_generator": lr,
         "config.loss.adversarial": adversarial, "config.model.width_multipliers": [1, 2, 2], "config.diffusion.schedule":
         "variance_preserving",
@@ -85,14 +89,26 @@ def trial_rows(
     return row, epochs_rows
 
 
+@pytest.fixture(scope="session")
+def lake_maker() -> Callable[[Path], MakeLake]:
+    """Makes makers of lakes in a folder."""
+    return _maker
+
+
 @pytest.fixture
 def make_lake(tmp_path: Path) -> MakeLake:
     """Write (part of) a lake: `make_lake("name", dataset="phantom", trials=24)`; returns its root."""
+    return _maker(tmp_path)
+
+
+def _maker(folder: Path) -> MakeLake:
 
     def make(name: str = "first", *, dataset: str = "phantom", trials: int = 24, seed: int = 0, **overrides: Any) -> Path:
-        root = tmp_path / "lake"
+        root = folder / "lake"
         searched = ["diffusion.timesteps", "model.latent_size", "optimiser.lr_generator", "loss.adversarial"]
-        create_experiment(root, name, {"dataset": dataset, "fold": 0, "searched": searched})
+        arguments = {"sampler": "tpe", "scheduler": "asha"}
+        about = {"dataset": dataset, "fold": 0, "searched": searched, "arguments": arguments, "git_commit": "0123abc"}
+        create_experiment(root, name, about)
         rng = np.random.default_rng(seed)
         with Writer(root, name, flush_seconds=60) as writer:
             for number in range(trials):
@@ -100,7 +116,7 @@ def make_lake(tmp_path: Path) -> MakeLake:
                 writer.append("metrics", epochs)
                 writer.append("trials", row | overrides)
                 if row["status"] == "finished":
-                    for case in range(6):
+                    for case in range(7):
                         dice = row["final_dice"] - 0.06 * case + 0.04
                         shown = {
                             "trial_id": row["trial_id"],

@@ -101,7 +101,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_the_best_and_the_controls_are_trained_on_every_fold_with_every_seed(lake: tuple[Path, list[str]]) -> None:
     storage, output = lake
-    assert output[-1] == str(storage / "leaderboard.html")
+    assert output[-1] == str(storage / "leaderboard" / "index.html")
     searched, table = trials(storage, "first"), trials(storage, "first-finalists")
     value = searched["final_dice"].fillna(searched["validation_dice"])
     best = searched["trial_id"][value[searched["kind"] == "searched"].idxmax()]

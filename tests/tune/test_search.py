@@ -156,7 +156,7 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str
 def test_a_search_fills_the_lake_and_ends_with_the_leaderboard(twice: tuple[Path, list[list[str]]]) -> None:
     storage, outputs = twice
     page = Path(outputs[0][-1])
-    assert page == storage / "leaderboard.html"
+    assert page == storage / "leaderboard" / "index.html"
     assert page.is_file()
     assert_whole(storage, "first", 6, 3)
     table = trials(storage, "first")
@@ -195,7 +195,7 @@ def test_more_trials_can_be_added_later(twice: tuple[Path, list[list[str]]]) -> 
     run("--storage", storage, "--resume", "second", "--trials", 8)
     assert_whole(storage, "second", 8, 3)
     again = run("--storage", storage, "--resume", "second")  # nothing is left to do, and nothing is done
-    assert again[-1] == str(storage / "leaderboard.html")
+    assert again[-1] == str(storage / "leaderboard" / "index.html")
 
 
 def test_a_killed_search_goes_on_and_loses_nothing(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_time_budget_ends_with_the_best_trial_scored(tmp_path: Path) -> None:
     best = table.loc[table["validation_dice"].idxmax()]
     assert pd.notna(best["final_dice"])
     assert "the time budget was used up" in set(table["reason"])
-    assert lines[-1] == str(storage / "leaderboard.html")
+    assert lines[-1] == str(storage / "leaderboard" / "index.html")
 
 
 def test_trials_of_several_workers(tmp_path: Path) -> None:

@@ -101,3 +101,14 @@ def test_pictures_show_the_images_bytes(last: Message, tmp_path: Path) -> None:
         assert shown.shape == (40, 48, 3)
         original = two_folders(tmp_path, count=24, colours=3) / "images" / f"{row['case']}.png"
         np.testing.assert_array_equal(shown, np.array(Image.open(original)))
+
+
+def test_pictured_are_the_best_the_median_and_the_worst(last: Message) -> None:
+    dice: dict[str, list[float]] = {}
+    for row in last["cases"]:
+        if row["votes"] == last["trial"]["votes"]:
+            dice.setdefault(row["case"], []).append(row["dice"])
+    ranked = sorted(dice, key=lambda case: (-float(np.mean(dice[case])), case))
+    shown = [row["case"] for row in last["gallery"]]
+    middle = ranked[len(ranked) // 2 : len(ranked) // 2 + 1]
+    assert shown == (ranked if len(ranked) <= 6 else ranked[:3] + middle + ranked[-3:])
