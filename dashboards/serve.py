@@ -301,6 +301,18 @@ _SCHEME = """() => {
   return dark.matches ? "dark" : "light";
 }"""
 
+# Dash writes the user's zoom into its own copy of the figure, where plotly.js no longer knows it for the user's.
+_ZOOMED = """(drawn, shown) => {
+  if (shown.layout.uirevision !== drawn.layout.uirevision) return drawn;
+  const layout = {...drawn.layout};
+  for (const [name, axis] of Object.entries(shown.layout)) {
+    if (/^[xy]axis/.test(name) && axis.autorange === false) {
+      layout[name] = {...layout[name], range: axis.range, autorange: false};
+    }
+  }
+  return {...drawn, layout};
+}"""
+
 
 def live_page(watch: Watch, source: str) -> Dash:
     """The page as a Dash app. Strings of the lake become text: React escapes children, `figures.plain` what Plotly draws."""
@@ -311,6 +323,7 @@ def live_page(watch: Watch, source: str) -> Dash:
         index_string=_INDEX,
         external_stylesheets=["/style.css"],
         include_assets_files=False,
+        suppress_callback_exceptions=True,  # charts are put on the page when there is something to draw
         add_log_handler=False,
     )
     app.layout = _layout(source)
@@ -431,10 +444,20 @@ def _draw(app: Dash, watch: Watch, panel: Panel[Board]) -> None:
         height = {"height": f"{content['layout'].get('height', 400)}px"}
         chart: Any = no_update
         if caption:  # the chart is there: a new one in its place would forget what the user did to it
-            set_props(f"{name}-chart", {"figure": content, "style": height})
+            set_props(f"{name}-chart", {"style": height})
+            set_props(f"{name}-new", {"data": content})
         else:
-            chart = dcc.Graph(id=f"{name}-chart", figure=content, config=_CONFIG, responsive=True, style=height)
+            graph = dcc.Graph(id=f"{name}-chart", figure=content, config=_CONFIG, responsive=True, style=height)
+            chart = [graph, dcc.Store(f"{name}-new")]
         return chart, words, _table(drawn.table), drawn.table_title, drawn.table.empty
+
+    app.clientside_callback(  # type: ignore[no-untyped-call]
+        _ZOOMED,
+        Output(f"{name}-chart", "figure"),
+        Input(f"{name}-new", "data"),
+        State(f"{name}-chart", "figure"),
+        prevent_initial_call=True,
+    )
 
     if name != "pairs":
         return
