@@ -50,7 +50,7 @@ def ours(root: Path, trials: int) -> list[float]:
     machine = Node(1, 0)
     plan = make_plan(Options(space=str(root / "tiny.yaml"), trials=trials + 1, max_concurrent=1), [machine])
     create_experiment(root / "lake", "overhead", plan.describe())
-    Session(plan, root / "lake", "overhead", machine=machine).run(Console(quiet=True), resume=False, budget=None)
+    Session(plan, str(root / "lake"), "overhead", machine=machine).run(Console(quiet=True), resume=False, budget=None)
     rows = load(root / "lake").trials().to_pylist()
     return [row["startup_seconds"] - row["model_seconds"] for row in rows[1:]]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from dashboards import markup, page, summaries
-from dashboards.summaries import Board, Rows
+from dashboards.summaries import Rows
 from tune.results import InputError
 
 MAX_TRIAL_PAGES = 200  # of one experiment, beside its controls
@@ -72,7 +72,7 @@ def file_name(name: str) -> str:
 
 
 def worth_a_page(trials: pd.DataFrame, limit: int = MAX_TRIAL_PAGES) -> pd.DataFrame:
-    """The trials of an experiment that get a page: the best, those that still run or failed last, the controls."""
+    """The trials of an experiment that get a page: the best, the controls, and, as far as there is room, the newest without a rank."""
     kept = (trials["rank"] <= limit) | trials["kind"].isin(["published", "unet"]) | trials["finalist"].notna()
     rest = trials[~kept]
     room = max(limit - int(kept.sum()), 0)
@@ -82,7 +82,7 @@ def worth_a_page(trials: pd.DataFrame, limit: int = MAX_TRIAL_PAGES) -> pd.DataF
 def _pages(rows: Rows, pages: Path, source: str, find: page.Pictures) -> Iterator[tuple[Path, str]]:
     """All pages; the first one last, when what it refers to is there."""
     boards = [summaries.board_of(rows, name) for name in rows.descriptions]
-    chosen = {board.experiments[0]: _with_page(board) for board in boards}
+    chosen = {board.experiments[0]: worth_a_page(board.trials) for board in boards}
     known = {(name, str(trial)) for name, trials in chosen.items() for trial in trials["trial_id"]}
 
     def link(prefix: str) -> Callable[[str, str], str | None]:
@@ -106,10 +106,6 @@ def _pages(rows: Rows, pages: Path, source: str, find: page.Pictures) -> Iterato
     links = page.Links(lambda name: f"pages/experiments/{file_name(name)}.html", link("pages/"))
     index = page.overview(rows, summaries.boards(rows, boards), source, find, links, "pages/assets/", notes)
     yield pages.parent / "index.html", index
-
-
-def _with_page(board: Board) -> pd.DataFrame:
-    return worth_a_page(board.trials)
 
 
 def _claim(folder: Path, pages: Path) -> None:

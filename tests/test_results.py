@@ -315,7 +315,6 @@ def test_compact_can_be_killed_at_any_moment(root: Path, step: int) -> None:
     before = load(root).metrics().sort_by("epoch")
     code = """
 import os, signal, sys
-import pyarrow.fs
 import tune.results as results
 
 def dying(function):
@@ -327,11 +326,8 @@ def dying(function):
         return function(*arguments, **options)
     return call
 
-class Disk(pyarrow.fs.LocalFileSystem):
-    delete_file = dying(pyarrow.fs.LocalFileSystem.delete_file)
-
 left = int(sys.argv[2])
-os.fsync, os.replace, pyarrow.fs.LocalFileSystem = dying(os.fsync), dying(os.replace), Disk
+os.fsync, os.replace, os.unlink = dying(os.fsync), dying(os.replace), dying(os.unlink)
 results.compact(sys.argv[1])
 """
     assert run(code, root, step).returncode == -signal.SIGKILL

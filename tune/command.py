@@ -1,4 +1,4 @@
-"""What the commands that train have in common: their exit statuses, and how they end."""
+"""What the commands that train have in common: where results go, exit statuses, and how they end."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Name
     except KeyboardInterrupt:
         print("interrupted before anything began", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
+
+
+def lake_root(storage: str) -> str:
+    """The results lake that the user named: a folder, or an address."""
+    return os.path.expanduser(storage).rstrip("/") or "/"
 
 
 def leave(status: int) -> None:

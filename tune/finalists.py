@@ -18,13 +18,14 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
     from cdal.errors import InputError
-    from tune.command import DONE, INTERRUPTED, WORK_FAILED, leave, run
-    from tune.results import create_experiment, load, read_experiment
+    from tune.command import DONE, INTERRUPTED, WORK_FAILED, lake_root, leave, run
+    from tune.results import check_writable, create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
         sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tune.plan import Node, Plan
-    from tune.selection import Contest, Look
+    from tune.recorder import Record
+    from tune.selection import Contest, Evaluation, Look
 
 _TOP, _SEEDS = 5, 5
 
@@ -62,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: the search's")
     where.add_argument("--address", help="Ray cluster to use, such as auto (default: this machine alone)")
     keep = found.add_argument_group("results")
-    keep.add_argument("--storage", default="results", metavar="FOLDER", help="results lake (default: results)")
+    keep.add_argument(
+        "--storage", default="results", metavar="ROOT", help="results lake: a folder, or s3://bucket/prefix (default: results)"
+    )
     keep.add_argument("--name", help="of the experiment (default: the search's, with -finalists)")
     keep.add_argument("--dry-run", action="store_true", help="print the trainings and about how long they would take, and stop")
     return found
@@ -79,12 +83,14 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: what was asked for cannot be done, or a finalist has been tested before.
     """
+    from tune.hold import hold
     from tune.plan import this_machine
-    from tune.selection import begin_evaluation, earlier_looks, refuse_again
-    from tune.session import connect, hold
+    from tune.retraining import Retraining
+    from tune.selection import earlier_looks, refuse_again
+    from tune.session import Interrupted, connect
 
     _check(given)
-    root, name = Path(given.storage).expanduser(), given.name or f"{given.experiment}-finalists"
+    root, name = lake_root(given.storage), given.name or f"{given.experiment}-finalists"
     search = _search(root, given.experiment)
     earlier = _earlier(root, name, given.experiment)
     machine = None if given.address else this_machine()
@@ -97,66 +103,64 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
     if given.dry_run:
         _print_plan(plan, contest, name, before, console)
         return DONE
+    check_writable(root)
     if earlier is None:
         if not given.again:
             refuse_again(before)
         create_experiment(root, name, _describe(given, plan, contest))
-    with hold(root / name / "tune"):
-        evaluations = begin_evaluation(_state(root, name), contest, before, again=given.again)
+    with hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
+        evaluations = _evaluation(root, name).begin(contest, before, again=given.again)
         _print_plan(plan, contest, name, {}, console)
-        return _train(given, plan, contest, root, name, evaluations, machine, console)
+        retraining = Retraining(plan, contest, root, name, evaluations, machine=machine, address=given.address)
+        try:
+            records, status = retraining.run(console), DONE
+        except Interrupted:
+            console.print(f"interrupted; all results are saved. Go on with:\n{_resume_command(given)}", markup=False)
+            status = INTERRUPTED
+        except Exception as error:
+            traceback.print_exc()
+            console.print(f"the retraining failed: {error}\ngo on with: {_resume_command(given)}", markup=False)
+            status = WORK_FAILED
+    if status != DONE:
+        leave(status)
+    failed = [record for record in records if not retraining.is_done(record)]
+    return _finish(given, plan, contest, root, name, records, failed, console)
 
 
 def _check(given: argparse.Namespace) -> None:
-    if "://" in given.storage:
-        raise InputError(f"--storage is {given.storage}; for now finalists need a folder that all their workers see")
     for option in ("top", "seeds", "epochs", "max_concurrent"):
         value = getattr(given, option)
         if value is not None and value < 1:
             raise InputError(f"--{option.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def _train(
+def _finish(
     given: argparse.Namespace,
     plan: Plan,
     contest: Contest,
-    root: Path,
+    root: str,
     name: str,
-    evaluations: Mapping[str, int],
-    machine: Node | None,
+    records: Sequence[Record],
+    failed: Sequence[Record],
     console: Console,
 ) -> int:
-    """Run what is left to run, print the finalists and draw the leaderboard; its path is the last line."""
+    """Print the finalists and draw the leaderboard; its path is the last line."""
     from dashboards.leaderboard import build
-    from tune.retraining import Retraining
-    from tune.selection import end_evaluation
-    from tune.session import Interrupted
 
-    again = _resume_command(given)
-    retraining = Retraining(plan, contest, root, name, evaluations, machine=machine, address=given.address)
-    try:
-        records = retraining.run(console)
-    except Interrupted:
-        console.print(f"interrupted; all results are saved. Go on with:\n{again}", markup=False)
-        leave(INTERRUPTED)
-    except Exception as error:
-        traceback.print_exc()
-        console.print(f"the retraining failed: {error}\ngo on with: {again}", markup=False)
-        leave(WORK_FAILED)
     page = build(root)
     rows = [row for row in load(root).finalists().to_pylist() if row["experiment"] == name]
     _print_finalists(rows, plan, contest, console)
-    failed = [record for record in records if not retraining.is_done(record)]
     if failed:
         reason = next((record.row["reason"] for record in failed if record.row.get("reason")), "for no known reason")
+        again = _resume_command(given)
         console.print(f"{len(failed)} of {len(records)} trainings failed: {reason}\ntry them again: {again}", markup=False)
     else:
-        end_evaluation(_state(root, name))
+        _evaluation(root, name).end()
     print(page)  # noqa: T201
     return WORK_FAILED if failed or all(row["test_dice"] is None for row in rows) else DONE
 
 
-def _search(root: Path, name: str) -> dict[str, Any]:
+def _search(root: str, name: str) -> dict[str, Any]:
     """The description of the search."""
     found = dict(read_experiment(root, name).description)
     if "finalists" in found:
@@ -166,7 +170,7 @@ def _search(root: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _earlier(root: Path, name: str, source: str) -> dict[str, Any] | None:
+def _earlier(root: str, name: str, source: str) -> dict[str, Any] | None:
     """The description of the finalists' experiment, where it has begun."""
     if name not in (experiment.name for experiment in load(root).experiments):
         return None
@@ -191,7 +195,7 @@ def _plan(given: argparse.Namespace, search: Mapping[str, Any], earlier: Mapping
     return remake_plan(search, options, cluster_nodes() if machine is None else [machine])
 
 
-def _contest(given: argparse.Namespace, plan: Plan, root: Path, earlier: Mapping[str, Any] | None, name: str) -> Contest:
+def _contest(given: argparse.Namespace, plan: Plan, root: str, earlier: Mapping[str, Any] | None, name: str) -> Contest:
     """Who is trained: as it was decided before, or chosen now."""
     from tune.selection import Contest, choose, fresh_seeds
 
@@ -230,9 +234,11 @@ def _describe(given: argparse.Namespace, plan: Plan, contest: Contest) -> dict[s
     return of_plan | {"source": given.experiment, "arguments": arguments} | contest.to_dict()
 
 
-def _state(root: Path, name: str) -> Path:
-    """The file that says which evaluation the experiment is at."""
-    return root / name / "tune" / "evaluation.json"
+def _evaluation(root: str, name: str) -> Evaluation:
+    """Which evaluation the experiment is at."""
+    from tune.selection import Evaluation
+
+    return Evaluation(f"{root}/{name}/tune")
 
 
 def _print_plan(plan: Plan, contest: Contest, name: str, before: Mapping[str, Look], console: Console) -> None:

@@ -1,4 +1,9 @@
-"""Whole files under one root, on this machine or in an object store."""
+"""Whole files under one root, on this machine or in an object store.
+
+store = Store("results")                        # or "s3://bucket/prefix"
+store.write("first/notes.bin", b"...")          # whole or not at all
+store.read("first/notes.bin"), store.exists("first/notes.bin"), store.files("first", ".bin")
+"""
 
 from __future__ import annotations
 
@@ -6,79 +11,197 @@ import os
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+
+from cdal.errors import InputError
+from tune.lake_s3 import Bucket, Found, Patience, RemoteError
+
+PATIENT = Patience(attempts=12, connect_seconds=3, read_seconds=20)
+"""Services are away for half a minute at times."""
+REPEATED = Patience(attempts=2, connect_seconds=3, read_seconds=20)
+"""For what is tried again anyway."""
+_IMPATIENT = Patience(attempts=2, connect_seconds=2, read_seconds=3)
 
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a dead writer
 
 
 class Store:
-    """Whole files under one root, on this machine or in an object store. Paths are relative to the root, with '/'."""
+    """Whole files under one root, on this machine or in an object store. Paths are relative to the root, with '/'.
 
-    def __init__(self, root: str | Path, filesystem: pafs.FileSystem | None) -> None:
+    On s3:// every method raises `RemoteError` (an OSError, and an InputError) when the service fails after all attempts.
+    """
+
+    def __init__(self, root: str | Path, filesystem: pafs.FileSystem | None = None, *, patience: Patience = PATIENT) -> None:
+        """Name a root; nothing is asked of it yet.
+
+        Args:
+            root: a folder, `s3://bucket/prefix`, another address that Arrow knows, or a path on `filesystem`.
+            filesystem: one of your own.
+            patience: with S3.
+        """
         self._root = str(root)
-        self._local = False
+        self._place: _Place
         if filesystem is not None:
-            self._fs, self._base = filesystem, self._root.rstrip("/")
-        elif self._root.startswith("s3://"):
-            self._fs, self._base = _s3(), self._root.removeprefix("s3://").rstrip("/")
+            self._place = _Foreign(filesystem, self._root.rstrip("/"))
+        elif self._root.startswith("s3:/"):  # a Path has lost the second slash
+            self._root = "s3://" + self._root.removeprefix("s3:").strip("/")
+            self._place = Bucket(self._root, patience)
         elif "://" in self._root:
-            self._fs, self._base = pafs.FileSystem.from_uri(self._root)
+            try:
+                self._place = _Foreign(*pafs.FileSystem.from_uri(self._root))
+            except (pa.ArrowException, ValueError) as error:
+                raise InputError(f"{self._root} cannot be used: {error}; name a folder or s3://BUCKET/FOLDER") from error
         else:
-            self._fs, self._base = pafs.LocalFileSystem(), Path(self._root).expanduser().absolute().as_posix()
-            self._local = True
+            self._place = _Disk(Path(self._root).expanduser().absolute().as_posix())
+
+    @property
+    def root(self) -> str:
+        """The root as the user knows it."""
+        return self._root.rstrip("/") or "/"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a network lies between."""
+        return not isinstance(self._place, _Disk)
 
     def name(self, path: str) -> str:
         """A path as the user knows it."""
         return f"{self._root.rstrip('/')}/{path}"
 
+    def local_path(self, path: str) -> Path | None:
+        """The file on this machine; None where the root is elsewhere."""
+        return Path(self._place.base, path) if isinstance(self._place, _Disk) else None
+
     def folders(self) -> list[str] | None:
         """Names of the folders under the root; None where the root does not exist."""
-        try:
-            found = self._fs.get_file_info(pafs.FileSelector(self._base))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+        return self._place.folders()
 
-    def files(self, folder: str) -> list[str]:
-        """Parquet files of a folder, oldest first; listed until two lists agree, for one may miss a file during a merge."""
-        previous, found = None, self._list(folder)
-        while found != previous:
-            previous, found = found, self._list(folder)
-        return sorted(path for path in found if path.endswith(".parquet"))
+    def files(self, folder: str, suffix: str = ".parquet") -> list[str]:
+        """Files of a folder that end like this, by name."""
+        return sorted(self.sizes(folder, suffix))
+
+    def sizes(self, folder: str, suffix: str = ".parquet") -> dict[str, int]:
+        """Files of a folder that end like this, and their bytes; listed until two lists agree, for one may miss a file while others merge."""
+        previous, found = None, self._place.listing(folder)
+        while previous is None or found.keys() != previous.keys():
+            previous, found = found, self._place.listing(folder)
+        return {f"{folder}/{name}": about.size for name, about in found.items() if name.endswith(suffix)}
 
     def stale(self, folder: str) -> list[str]:
         """Temporary files that dead writers left."""
         old = time.time() - _STALE_SECONDS
-        return [path for path, changed in self._list(folder).items() if path.endswith(".tmp") and 0 < changed < old]
+        found = self._place.listing(folder).items()
+        return sorted(f"{folder}/{name}" for name, about in found if name.endswith(".tmp") and 0 < about.changed < old)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return self._place.exists(path)
 
     def read(self, path: str) -> pa.Buffer:
         """A file's content. Raises FileNotFoundError."""
-        with self._fs.open_input_file(f"{self._base}/{path}") as stream:
-            return stream.read_buffer()
+        return self._place.read(path)
+
+    def open(self, path: str) -> pa.NativeFile:
+        """A file to read parts of: from the disk where it is on this machine, else from its content. Raises FileNotFoundError."""
+        local = self.local_path(path)
+        return pa.BufferReader(self.read(path)) if local is None else pa.OSFile(str(local))
 
     def write(self, path: str, content: pa.Buffer | bytes) -> None:
         """Write a file whole or not at all: by a rename on this machine, by one put elsewhere."""
-        if not self._local:
-            with self._fs.open_output_stream(f"{self._base}/{path}") as stream:
-                stream.write(content)
-            return
+        self._place.write(path, content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Like `write`, but only where there is no such file; tells whether it was written.
+
+        Of two that create at once exactly one is told so: on this machine, and on S3 where the service knows conditional writes.
+        """
+        return self._place.create(path, content)
+
+    def delete(self, paths: Iterable[str]) -> int:
+        """Delete files, those already gone too; returns how many there were, as far as the store tells."""
+        return sum([self._place.delete(path) for path in paths])
+
+
+def check_writable(root: str | Path) -> None:
+    """Write, read, list and delete below a root, to know before a search starts; takes no longer than about 10 s.
+
+    Raises:
+        InputError: it cannot be done; the sentence says why, and what to do.
+    """
+    store = Store(root, patience=_IMPATIENT)
+    path = f".writable-{uuid.uuid4().hex}"
+    try:
+        store.write(path, b"This file may be deleted.")
+        store.read(path)
+        store.folders()
+        store.delete([path])
+    except RemoteError as error:
+        raise RemoteError(str(error).replace(f"/{path}", "")) from error
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{root} cannot be written: {reason}; choose another --storage, or make this one writable") from error
+
+
+class _Place(Protocol):
+    """Where files are; all paths are relative to its base."""
+
+    def folders(self) -> list[str] | None: ...
+    def listing(self, folder: str) -> dict[str, Found]: ...
+    def exists(self, path: str) -> bool: ...
+    def read(self, path: str) -> pa.Buffer: ...
+    def write(self, path: str, content: pa.Buffer | bytes) -> None: ...
+    def create(self, path: str, content: bytes) -> bool: ...
+    def delete(self, path: str) -> bool: ...
+
+
+class _Disk:
+    """A folder of this machine."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+
+    def folders(self) -> list[str] | None:
+        try:
+            with os.scandir(self.base) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def listing(self, folder: str) -> dict[str, Found]:
+        found = {}
+        try:
+            with os.scandir(f"{self.base}/{folder}") as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_file():
+                            found[entry.name] = Found(entry.stat().st_size, entry.stat().st_mtime)
+                    except FileNotFoundError:
+                        continue  # gone since
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return found
+
+    def exists(self, path: str) -> bool:
+        return os.path.isfile(f"{self.base}/{path}")
+
+    def read(self, path: str) -> pa.Buffer:
+        with pa.OSFile(f"{self.base}/{path}") as stream:
+            return stream.read_buffer()
+
+    def write(self, path: str, content: pa.Buffer | bytes) -> None:
         temporary = self._temporary(path, content)
-        os.replace(temporary, f"{self._base}/{path}")
+        os.replace(temporary, f"{self.base}/{path}")
         _sync_folder(os.path.dirname(temporary))
 
     def create(self, path: str, content: bytes) -> bool:
-        """Like `write`, but only where there is no such file; tells whether it was written."""
-        if not self._local:
-            if self._fs.get_file_info(f"{self._base}/{path}").type != pafs.FileType.NotFound:
-                return False
-            self.write(path, content)
-            return True
         temporary = self._temporary(path, content)
         try:
-            os.link(temporary, f"{self._base}/{path}")  # unlike a rename, a link fails where the name is taken
+            os.link(temporary, f"{self.base}/{path}")  # unlike a rename, a link fails where the name is taken
         except FileExistsError:
             return False
         finally:
@@ -86,31 +209,69 @@ class Store:
         _sync_folder(os.path.dirname(temporary))
         return True
 
-    def delete(self, paths: Iterable[str]) -> int:
-        """Delete files, those already gone too; returns how many there were."""
-        deleted = 0
-        for path in paths:
-            try:
-                self._fs.delete_file(f"{self._base}/{path}")
-                deleted += 1
-            except FileNotFoundError:
-                continue
-        return deleted
+    def delete(self, path: str) -> bool:
+        try:
+            os.unlink(f"{self.base}/{path}")
+        except FileNotFoundError:
+            return False
+        return True
 
     def _temporary(self, path: str, content: pa.Buffer | bytes) -> str:
-        target = Path(f"{self._base}/{path}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = f"{target.parent}/.{uuid.uuid4().hex}.tmp"
-        with open(temporary, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        folder = os.path.dirname(f"{self.base}/{path}")
+        os.makedirs(folder, exist_ok=True)
+        temporary = f"{folder}/.{uuid.uuid4().hex}.tmp"
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)  # half a file takes room that a full disk lacks
+            raise
         return temporary
 
-    def _list(self, folder: str) -> dict[str, float]:
-        """Files of a folder by relative path, with the time of their last change."""
+
+class _Foreign:
+    """A folder on one of Arrow's file systems."""
+
+    def __init__(self, filesystem: pafs.FileSystem, base: str) -> None:
+        self._fs, self._base = filesystem, base
+
+    def folders(self) -> list[str] | None:
+        try:
+            found = self._fs.get_file_info(pafs.FileSelector(self._base))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+
+    def listing(self, folder: str) -> dict[str, Found]:
         found = self._fs.get_file_info(pafs.FileSelector(f"{self._base}/{folder}", allow_not_found=True))
-        return {f"{folder}/{info.base_name}": (info.mtime_ns or 0) / 1e9 for info in found if info.type == pafs.FileType.File}
+        return {info.base_name: Found(info.size, (info.mtime_ns or 0) / 1e9) for info in found if info.type == pafs.FileType.File}
+
+    def exists(self, path: str) -> bool:
+        return bool(self._fs.get_file_info(f"{self._base}/{path}").type == pafs.FileType.File)
+
+    def read(self, path: str) -> pa.Buffer:
+        with self._fs.open_input_file(f"{self._base}/{path}") as stream:
+            return stream.read_buffer()
+
+    def write(self, path: str, content: pa.Buffer | bytes) -> None:
+        with self._fs.open_output_stream(f"{self._base}/{path}") as stream:
+            stream.write(content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        if self.exists(path):
+            return False
+        self.write(path, content)
+        return True
+
+    def delete(self, path: str) -> bool:
+        try:
+            self._fs.delete_file(f"{self._base}/{path}")
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def _sync_folder(folder: str) -> None:
@@ -121,11 +282,3 @@ def _sync_folder(folder: str) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _s3() -> pafs.FileSystem:
-    """S3 as AWS_ENDPOINT_URL and the usual credentials say; patient, because servers are away for half a minute at times."""
-    import s3fs  # only where it is needed: it takes a second to import
-
-    patience = {"retries": {"max_attempts": 12, "mode": "standard"}, "connect_timeout": 3, "read_timeout": 10}
-    return pafs.PyFileSystem(pafs.FSSpecHandler(s3fs.S3FileSystem(config_kwargs=patience, use_listings_cache=False)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,6 +25,8 @@ SCHEMA_VERSION = 1
 
 _TEXT, _WHOLE, _NUMBER, _BYTES = pa.string(), pa.int64(), pa.float64(), pa.binary()
 _TIME = pa.timestamp("us", tz="UTC")
+_NUMBERS = pa.list_(_NUMBER)
+_PYTHON = {_TEXT: str, _NUMBER: float, _BYTES: bytes, _TIME: datetime}
 
 SCHEMAS: dict[str, pa.Schema] = {
     "trials": pa.schema(
@@ -78,7 +82,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "images": _WHOLE,  # training samples so far
             "dice": _NUMBER,  # cheap validation, mean over classes and cases
             "iou": _NUMBER,
-            "class_dice": pa.list_(_NUMBER),
+            "class_dice": _NUMBERS,
             "loss_generator": _NUMBER,
             "loss_discriminator": _NUMBER,
             "lr_generator": _NUMBER,
@@ -137,7 +141,10 @@ KEYS: dict[str, tuple[str, ...]] = {
     "gallery": ("experiment", "trial_id", "split", "case"),
 }
 
+_TYPES = {table: dict(zip(schema.names, schema.types, strict=True)) for table, schema in SCHEMAS.items()}
 _VERSION_KEY = b"schema_version"
+_EXACT = 2**53  # the largest whole number up to which floating-point numbers tell all apart
+_MOST_NUMBERS = 2**62
 
 
 class LakeWarning(UserWarning):
@@ -149,24 +156,37 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return str(value).encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {str(plain(name)): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def fit(value: Any, field: pa.Field, table: str) -> Any:
-    """Check a value against its column."""
-    if field.type == _TIME and isinstance(value, (int, float)):
-        return datetime.fromtimestamp(value, UTC)
-    if field.type == _WHOLE and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if field.type == _NUMBER and isinstance(value, int):
-        return float(value)
+def fit(value: Any, column: str, table: str) -> Any:
+    """A value as its column holds it; those of columns that nobody declared pass. Raises ValueError where it does not fit."""
+    kind = _TYPES[table].get(column)
+    if kind is None or value is None:
+        return value
     try:
-        if field.type == _WHOLE and not isinstance(value, int):
-            raise TypeError("not a whole number")  # Arrow would cut off the fraction
-        pa.scalar(value, field.type)
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{table}.{field.name} is {value!r:.80}; the column holds {field.type}") from error
+        if kind == _TIME and isinstance(value, (int, float)):
+            return datetime.fromtimestamp(value, UTC)
+        if kind == _WHOLE and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if kind == _NUMBER and isinstance(value, int):
+            value = float(value)
+    except (OverflowError, ValueError, OSError):
+        pass  # told below
+    # Arrow would check it as well, but cut off fractions, and load pandas at the first value.
+    if kind == _NUMBERS:
+        fits = isinstance(value, list) and all(item is None or isinstance(item, (int, float)) for item in value)
+    elif kind == _WHOLE:
+        fits = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    else:
+        fits = isinstance(value, _PYTHON[kind])
+    if not fits:
+        raise ValueError(f"{table}.{column} is {value!r:.80}; the column holds {kind}")
     return value
 
 
@@ -187,23 +207,18 @@ def _infer(values: Sequence[Any]) -> pa.Array:
     """A column of values whose type nobody declared: the narrowest type that keeps them all, JSON text as the last resort."""
     kinds = {type(value) for value in values if value is not None}
     try:
-        if kinds <= {int, float} and float in kinds:
+        if kinds == {int, float} and all(abs(value) <= _EXACT for value in values if isinstance(value, int)):
             return pa.array([None if value is None else float(value) for value in values], _NUMBER)
         if len(kinds) <= 1 and kinds <= {bool, int, float, str, bytes, datetime}:
             return pa.array(values)
-        if kinds <= {list, tuple}:
-            inner = _infer([item for value in values if value is not None for item in value]).type
-            if not pa.types.is_nested(inner) and not pa.types.is_null(inner) and not _mixed(values):
-                return pa.array([None if value is None else list(value) for value in values], pa.list_(inner))
+        if kinds == {list}:
+            items = [item for value in values if value is not None for item in value if item is not None]
+            inner = _infer(items).type
+            if not pa.types.is_nested(inner) and (inner != _TEXT or all(isinstance(item, str) for item in items)):
+                return pa.array(values, pa.list_(inner))
     except (pa.ArrowException, OverflowError):
         pass
     return pa.array([None if value is None else _text(value) for value in values], _TEXT)
-
-
-def _mixed(lists: Sequence[Any]) -> bool:
-    """Whether the items of some lists are text only because their types differ."""
-    kinds = {type(item) for value in lists if value is not None for item in value if item is not None}
-    return len(kinds) > 1 and not kinds <= {int, float}
 
 
 def _text(value: Any) -> str:
@@ -211,63 +226,81 @@ def _text(value: Any) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def write_file(store: Store, folder: str, content: pa.Table, level: int) -> str:
-    """Write one immutable file; its name is unique and starts with the time of its newest row."""
+def write_file(store: Store, folder: str, content: pa.Table, level: int) -> tuple[str, int]:
+    """Write one immutable file; its name is unique and starts with the time of its newest row. Returns its path and bytes."""
     metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), **(content.schema.metadata or {})}
     sink = pa.BufferOutputStream()
     pq.write_table(content.replace_schema_metadata(metadata), sink, compression="zstd")
     stamp = pc.max(content["recorded_at"]).cast(_WHOLE).as_py() or 0
     path = f"{folder}/{stamp:016d}-{uuid.uuid4().hex[:12]}-{level}.parquet"
-    store.write(path, sink.getvalue())
-    return path
+    data = sink.getvalue()
+    store.write(path, data)
+    return path, data.size
 
 
-class _UnusableError(Exception):
+class UnusableError(Exception):
     """Why a file is not one of ours."""
 
 
-def read_files(store: Store, paths: Sequence[str], table: str, columns: Sequence[str] | None, into: dict[str, pa.Table]) -> None:
-    """Read the files that are not in `into` yet, at once; warn of each that is not one of ours. Raises FileNotFoundError."""
+def read_files(
+    store: Store, paths: Sequence[str], table: str, columns: Sequence[str] | None, into: dict[str, pa.Table], threads: int = 1
+) -> None:
+    """Read the files that are not in `into` yet; warn of each that is not one of ours. Raises FileNotFoundError."""
     skipped: list[str] = []
 
     def read(path: str) -> None:
         try:
-            into[path] = _read_file(store.read(path), table, columns)
-        except _UnusableError as error:
+            into[path] = read_file(store, path, table, columns)
+        except UnusableError as error:
             skipped.append(f"skipped {store.name(path)}: {error}")
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(read, [path for path in paths if path not in into]))
+    missing = [path for path in paths if path not in into]
+    if threads > 1 and len(missing) > 1:
+        with ThreadPoolExecutor(min(threads, len(missing))) as pool:
+            list(pool.map(read, missing))
+    else:
+        for path in missing:
+            read(path)
     for message in sorted(skipped):
         warnings.warn(message, LakeWarning, stacklevel=4)
     for path in paths:
-        if path in into and _version(into[path]) > SCHEMA_VERSION:
+        if path in into and version_of(into[path]) > SCHEMA_VERSION:
             warnings.warn(f"{store.name(path)} was written by a newer release; unknown columns are kept", LakeWarning, stacklevel=4)
 
 
-def _read_file(content: pa.Buffer, table: str, columns: Sequence[str] | None) -> pa.Table:
-    """One file's rows with the known columns in their types. Raises _UnusableError."""
+def read_file(store: Store, path: str, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """One file's rows with the known columns in their types; with `columns`, only these. Raises UnusableError, FileNotFoundError."""
     known = SCHEMAS[table]
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
-        if _VERSION_KEY not in metadata:
-            raise _UnusableError("it carries no schema_version, so another program wrote it")
-        lacking = [name for name in (*KEYS[table], "recorded_at") if name not in names]
-        if lacking:
-            raise _UnusableError(f"it lacks the column {lacking[0]!r}")
-        rows = file.read(None if columns is None else [name for name in columns if name in names], use_threads=False)
-        for index, name in enumerate(rows.column_names):
-            if name in known.names and rows.field(name).type != known.field(name).type:
-                rows = rows.set_column(index, name, rows[name].cast(known.field(name).type))
-        rows = rows.replace_schema_metadata({_VERSION_KEY: metadata[_VERSION_KEY]})
-        _version(rows)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _UnusableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    with store.open(path) as content:
+        try:
+            file = pq.ParquetFile(content)
+            metadata, names = file.metadata.metadata or {}, file.schema_arrow.names
+            if _VERSION_KEY not in metadata:
+                raise UnusableError("it carries no schema_version, so another program wrote it")
+            lacking = [name for name in (*KEYS[table], "recorded_at") if name not in names]
+            if lacking:
+                raise UnusableError(f"it lacks the column {lacking[0]!r}")
+            rows = file.read(None if columns is None else [name for name in columns if name in names], use_threads=False)
+            for index, name in enumerate(rows.column_names):
+                if name in known.names and rows.field(name).type != known.field(name).type:
+                    rows = rows.set_column(index, name, rows[name].cast(known.field(name).type))
+            rows = rows.replace_schema_metadata({_VERSION_KEY: metadata[_VERSION_KEY]})
+            version_of(rows)
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # a network file system says so where another machine deleted the file
+                raise FileNotFoundError(errno.ENOENT, "deleted while it was read", store.name(path)) from error
+            raise UnusableError(_first_line(error)) from error
+        except (pa.ArrowException, ValueError) as error:
+            raise UnusableError(_first_line(error)) from error
     return rows
 
 
-def _version(rows: pa.Table) -> int:
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def version_of(rows: pa.Table) -> int:
+    """The schema version that a file says it has."""
     return int(rows.schema.metadata[_VERSION_KEY])
 
 
@@ -279,25 +312,39 @@ def concatenate(parts: Sequence[pa.Table], table: str, columns: Sequence[str] | 
         for field in part.schema:
             found[field.name].append(field.type)
     types = known | {name: _common(seen) for name, seen in found.items() if name not in known}
-    version = max(map(_version, parts), default=SCHEMA_VERSION)
+    types |= {name: _TEXT for name in types.keys() - known.keys() if types[name] == _NUMBER and _inexact(parts, name)}
+    version = max(map(version_of, parts), default=SCHEMA_VERSION)
     schema = pa.schema(types, metadata={_VERSION_KEY: str(version).encode()})
-    whole = [pa.table([_convert(part, name, kind) for name, kind in types.items()], schema=schema) for part in parts]
-    return pa.concat_tables(whole) if whole else schema.empty_table()
+    whole = [part if part.schema.equals(schema) else _with_schema(part, schema) for part in parts]
+    return pa.concat_tables(part.replace_schema_metadata(schema.metadata) for part in whole) if whole else schema.empty_table()
+
+
+def _with_schema(part: pa.Table, schema: pa.Schema) -> pa.Table:
+    return pa.table([_convert(part, field.name, field.type) for field in schema], schema=schema)
 
 
 def _common(types: Sequence[pa.DataType]) -> pa.DataType:
     kinds = {kind for kind in types if not pa.types.is_null(kind)}
+    if any(pa.types.is_list(kind) and not pa.types.is_null(kind.value_type) for kind in kinds):
+        kinds.discard(pa.list_(pa.null()))  # lists that were all empty
     if len(kinds) <= 1:
         return kinds.pop() if kinds else pa.null()
     if all(map(_numeric, kinds)):
         return _NUMBER
     if all(pa.types.is_list(kind) and _numeric(kind.value_type) for kind in kinds):
-        return pa.list_(_NUMBER)
+        return _NUMBERS
     return _TEXT
 
 
 def _numeric(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _inexact(parts: Sequence[pa.Table], name: str) -> bool:
+    """Whether whole numbers of some file are too large to be told apart as floating-point ones."""
+    whole = [part[name] for part in parts if name in part.column_names and pa.types.is_integer(part[name].type)]
+    ends = [end for column in whole for end in pc.min_max(column).as_py().values() if end is not None]
+    return any(abs(end) > _EXACT for end in ends)
 
 
 def _convert(part: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
@@ -306,7 +353,9 @@ def _convert(part: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray | 
     column = part[name]
     if column.type == kind:
         return column
-    if kind == _TEXT and not (_numeric(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)):
+    if kind == _TEXT and not (
+        pa.types.is_integer(column.type) or pa.types.is_boolean(column.type) or pa.types.is_null(column.type)
+    ):
         return pa.array([None if value is None else _text(value) for value in column.to_pylist()], _TEXT)
     return column.cast(kind, safe=False)
 
@@ -315,13 +364,49 @@ def newest(table: pa.Table, key: Sequence[str]) -> pa.Table:
     """The newest row of every key, in the order of writing."""
     if table.num_rows < 2:
         return table
-    order = pc.sort_indices(table["recorded_at"])
-    keys = table.select(list(key)).take(order).append_column("_place", pa.array(np.arange(table.num_rows)))
-    last = keys.group_by(list(key)).aggregate([("_place", "max")])["_place_max"]
-    return table.take(order.take(last.take(pc.sort_indices(last))))
+    stamps = _whole_numbers(table["recorded_at"].cast(_WHOLE))
+    order = None if (stamps[1:] >= stamps[:-1]).all() else np.argsort(stamps, kind="stable")
+    keys = _numbered(table, key)
+    keys = keys if order is None else keys[order]
+    by_key = np.argsort(keys, kind="stable")
+    last = np.append(keys[by_key[1:]] != keys[by_key[:-1]], True)
+    if not last.all():
+        kept = np.sort(by_key[last])
+        order = kept if order is None else order[kept]
+    return table if order is None else table.take(pa.Array.from_buffers(_WHOLE, len(order), [None, pa.py_buffer(order)]))
+
+
+def _numbered(table: pa.Table, key: Sequence[str]) -> npt.NDArray[np.int64]:
+    """One whole number per row, equal where the keys are."""
+    numbers, count = np.zeros(table.num_rows, np.int64), 1
+    for name in key:
+        column = table[name]
+        if column.type != _WHOLE or column.null_count:
+            column = column.dictionary_encode("encode").unify_dictionaries()
+            column = pa.chunked_array([chunk.indices for chunk in column.chunks], pa.int32())
+        values = _whole_numbers(column)
+        low, high = int(values.min()), int(values.max())
+        if count * (high - low + 1) >= _MOST_NUMBERS:
+            numbers, values = np.unique(numbers, return_inverse=True)[1], np.unique(values, return_inverse=True)[1]
+            low, high, count = 0, int(values.max()), int(numbers.max()) + 1
+        numbers, count = numbers * (high - low + 1) + (values - low), count * (high - low + 1)
+    return numbers
+
+
+def _whole_numbers(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    if column.null_count:
+        return np.asarray(np.nan_to_num(column.to_numpy()), np.int64)
+    # Arrow's own conversion would load pandas, which takes longer than reading a lake.
+    return np.asarray(np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks if len(chunk)]), np.int64)
 
 
 def stamp_of(path: str) -> int:
     """Microseconds since 1970 of the newest row in a file, from its name; 0 where the name tells none."""
     digits = path.rsplit("/", 1)[-1].split("-", 1)[0]
     return int(digits) if digits.isdecimal() and len(digits) == 16 else 0
+
+
+def level_of(path: str) -> int:
+    """How many times over the rows of a file have been merged, from its name; 0 where the name tells none."""
+    digits = path.removesuffix(".parquet").rsplit("-", 1)[-1]
+    return int(digits) if len(digits) == 1 and digits.isdecimal() else 0

@@ -227,7 +227,7 @@ def grace_epochs(epochs: int) -> int:
     return max(1, epochs // 8)
 
 
-def make_plan(options: Options, nodes: Sequence[Node], root: Path = Path("results")) -> Plan:
+def make_plan(options: Options, nodes: Sequence[Node], root: str = "results") -> Plan:
     """Decide everything; `root` is the lake.
 
     Raises:

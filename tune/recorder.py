@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from cdal.config import Config
-from cdal.training import BEST, history
+from cdal.training import BEST, LAST, history
+from tune.mirror import Mirror
 from tune.results import Lake, LakeWarning, Writer
 from tune.space import Space
 from tune.status import ACTIVE, ENDED, FAILED, INTERRUPTED, PENDING, RUNNING, STOPPED
@@ -85,7 +85,7 @@ class Record:
 class Recorder:
     """All trials of a search, in memory and in the lake."""
 
-    def __init__(self, root: Path, experiment: str, common: Row, *, gpus: float = 0, price: float | None = None) -> None:
+    def __init__(self, root: str, experiment: str, common: Row, *, gpus: float = 0, price: float | None = None) -> None:
         """Open an experiment of the lake.
 
         Args:
@@ -104,9 +104,9 @@ class Recorder:
         self._thread = threading.Thread(target=self._write_forever, name="recorder", daemon=True)
         self._thread.start()
 
-    def folder(self, number: int) -> Path:
-        """Where a trial keeps its checkpoints."""
-        return self._root / self._experiment / "tune" / trial_id(number)
+    def folder(self, number: int) -> str:
+        """Where a trial keeps its checkpoints: a path, or s3://bucket/prefix."""
+        return f"{self._root}/{self._experiment}/tune/{trial_id(number)}"
 
     def snapshot(self) -> list[Record]:
         """A copy of all trials, by number."""
@@ -132,7 +132,10 @@ class Recorder:
             record.take(epochs.get(row["trial_id"], []))
             status = record.status if record.status in ENDED else None
             if status is None:
-                missing = [metrics_row(record.number, report) for report in history(self.folder(record.number))]
+                files = Mirror(self.folder(record.number), (LAST,))
+                files.fetch()
+                missing = [metrics_row(record.number, report) for report in history(files.path)]
+                files.discard()
                 record.take(missing)
                 self._orders.put([("metrics", missing)])
             self._records[record.number] = record
@@ -197,7 +200,7 @@ class Recorder:
             if message.get("first_step_at") and row.get("startup_seconds") is None:
                 row["startup_seconds"] = message["first_step_at"] - row["proposed_at"].timestamp()
                 row["model_seconds"] = message["model_seconds"]
-            if (self.folder(number) / BEST).is_file():
+            if message.get("checkpoint"):
                 row["checkpoint"] = f"{self._experiment}/tune/{trial_id(number)}/{BEST}"
             if "trial" in message:
                 row |= message["trial"]

@@ -27,38 +27,23 @@ Times are UTC timestamps, durations seconds, memory bytes, Dice and IoU fraction
 
 from __future__ import annotations
 
-import atexit
-import json
-import threading
-import time
+import sys
 import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cdal.errors import InputError
 from tune import significance, tradeoffs
-from tune.lake_storage import Store
-from tune.lake_tables import (
-    KEYS,
-    SCHEMA_VERSION,
-    SCHEMAS,
-    LakeWarning,
-    concatenate,
-    fit,
-    newest,
-    plain,
-    read_files,
-    stamp_of,
-    to_table,
-    write_file,
-)
+from tune.lake_experiments import Experiment, create_experiment, describe, read_experiment
+from tune.lake_s3 import RemoteError
+from tune.lake_spool import TOP_LEVEL
+from tune.lake_storage import Store, check_writable
+from tune.lake_tables import KEYS, SCHEMA_VERSION, SCHEMAS, LakeWarning, concatenate, newest, read_files, write_file
+from tune.lake_writer import Writer, send
 
 __all__ = [
     "KEYS",
@@ -68,84 +53,49 @@ __all__ = [
     "InputError",
     "Lake",
     "LakeWarning",
+    "RemoteError",
+    "Store",
     "Writer",
+    "check_writable",
     "compact",
     "create_experiment",
     "load",
     "read_experiment",
+    "send",
 ]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DESCRIPTION = "experiment.json"
-_FAN_IN = 8  # a writer merges its own files eight at a time ...
-_TOP_LEVEL = 4  # ... up to four times over, so a file holds up to 4,096 flushes
 _ROWS_PER_FILE = 1_000_000
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One search, as its experiment.json describes it."""
-
-    name: str
-    description: Mapping[str, Any]
-
-    @property
-    def dataset(self) -> str | None:
-        """Name of the dataset, where the description has one."""
-        value = self.description.get("dataset")
-        return None if value is None else str(value)
-
-
-def create_experiment(
-    root: str | Path, name: str, description: Mapping[str, Any], *, filesystem: pafs.FileSystem | None = None
-) -> Experiment:
-    """Start an experiment: write its experiment.json. The description should at least name `dataset` and `fold`.
-
-    Raises:
-        InputError: the name is taken or cannot be a folder name.
-    """
-    _check_name(name)
-    store = Store(root, filesystem)
-    about = {"schema_version": SCHEMA_VERSION, "experiment": name, "created_at": datetime.now(UTC).isoformat()}
-    content = about | dict(description) | {"schema_version": SCHEMA_VERSION, "experiment": name}
-    text = json.dumps(content, indent=2, default=str, ensure_ascii=False)
-    if not store.create(f"{name}/{_DESCRIPTION}", text.encode("utf-8", "replace")):
-        raise InputError(f"experiment {name!r} already exists in {root}; choose another name, or go on with it: --resume {name}")
-    return read_experiment(root, name, filesystem=filesystem)
-
-
-def read_experiment(root: str | Path, name: str, *, filesystem: pafs.FileSystem | None = None) -> Experiment:
-    """Read one experiment's description.
-
-    Raises:
-        InputError: there is no such experiment in this lake, or its experiment.json is damaged.
-    """
-    _check_name(name)
-    found = _describe(Store(root, filesystem), name)
-    if found is None:
-        raise InputError(f"{root} holds no experiment named {name!r}")
-    return found
+_BYTES_AT_ONCE = 128 * 2**20  # that compacting reads; pictures are large
+_THREADS = 16  # that wait for the store
 
 
 def load(root: str | Path, *, filesystem: pafs.FileSystem | None = None) -> Lake:
     """Open a lake for reading: a folder, `s3://bucket/prefix`, or a path on a given file system.
 
     Raises:
-        InputError: the root does not exist or holds no experiments.
+        InputError: the root does not exist or holds no experiments, or the store cannot be used.
     """
     store = Store(root, filesystem)
     folders = store.folders()
     if folders is None:
         raise InputError(f"no results at {root}: there is no such folder")
-    experiments = []
-    for name in folders:
+
+    def read(name: str) -> Experiment | InputError | None:
         try:
-            found = _describe(store, name)
+            return describe(store, name)
+        except RemoteError:
+            raise
         except InputError as error:
-            warnings.warn(str(error), LakeWarning, stacklevel=2)
-            found = Experiment(name, {})
-        if found is not None:
-            experiments.append(found)
+            return error
+
+    experiments = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for name, found in zip(folders, pool.map(read, folders), strict=True):
+            if isinstance(found, InputError):
+                warnings.warn(str(found), LakeWarning, stacklevel=2)
+                found = Experiment(name, {})
+            if found is not None:
+                experiments.append(found)
     if not experiments:
         raise InputError(f"{root} holds no experiments; a search writes one: python tune/search.py --storage {root}")
     return Lake(store, tuple(experiments))
@@ -211,181 +161,67 @@ class Lake:
         wanted = None if columns is None else [*dict.fromkeys([*KEYS[table], *columns, "recorded_at"])]
         parts: dict[str, pa.Table] = {}
         while True:
-            paths = [path for folder in folders for path in self._store.files(folder)]
+            with ThreadPoolExecutor(_THREADS) as pool:
+                paths = [path for files in pool.map(self._store.files, folders) for path in files]
             try:
-                read_files(self._store, paths, table, wanted, parts)
+                read_files(self._store, paths, table, wanted, parts, _THREADS)
             except FileNotFoundError:
                 continue  # a file vanished after it was listed: a writer has just merged it into another
             return newest(concatenate([parts[path] for path in paths if path in parts], table, wanted), KEYS[table])
 
 
-class Writer:
-    """Appends rows to one experiment from one process; a thread writes them out every few seconds.
-
-    Many small flushes do not become many small files: the writer merges its own files eight at a time.
-    """
-
-    def __init__(
-        self, root: str | Path, experiment: str, *, flush_seconds: float = 5.0, filesystem: pafs.FileSystem | None = None
-    ) -> None:
-        """Open an experiment for appending.
-
-        Args:
-            root: the lake.
-            experiment: a name that `create_experiment` made.
-            flush_seconds: how long a row may wait in memory; 0 writes every `append` before it returns.
-            filesystem: where `root` is a path on a file system of your own.
-        """
-        read_experiment(root, experiment, filesystem=filesystem)
-        self._store = Store(root, filesystem)
-        self._experiment = experiment
-        self._flush_seconds = flush_seconds
-        self._pending: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._files: dict[tuple[str, int], list[str]] = defaultdict(list)  # own files by (table, level)
-        self._lock = threading.Lock()  # guards _pending and _stamp
-        self._flushing = threading.Lock()  # one flush at a time
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
-        # A restarted search may run where the clock is behind: its rows must still be newer than those already written.
-        self._stamp = max((stamp_of(path) for table in KEYS for path in self._store.files(f"{experiment}/{table}")), default=0)
-        atexit.register(self.close)
-
-    def append(self, table: str, rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
-        """Take one row or several of `trials`, `metrics`, `cases` or `gallery`. Returns at once (see `flush_seconds`).
-
-        A row must hold the table's key (but `experiment`, which is filled in) and replaces the older row of that key as a whole.
-
-        Raises:
-            ValueError: a key is missing, or a value does not fit its column.
-        """
-        checked = [self._checked(table, row) for row in ([rows] if isinstance(rows, Mapping) else rows)]
-        with self._lock:
-            if self._closing.is_set():
-                raise ValueError(f"the writer of experiment {self._experiment!r} is closed")
-            for row in checked:
-                self._stamp = max(self._stamp + 1, time.time_ns() // 1000)
-                row["recorded_at"] = _EPOCH + timedelta(microseconds=self._stamp)
-            self._pending[table].extend(checked)
-            if self._thread is None and self._flush_seconds > 0:
-                self._thread = threading.Thread(target=self._flush_forever, name="results-lake", daemon=True)
-                self._thread.start()
-        if self._flush_seconds <= 0:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write all rows taken so far; they are durable when this returns. Rows that could not be written stay in memory."""
-        with self._flushing:
-            with self._lock:
-                batch, self._pending = self._pending, defaultdict(list)
-            for table in list(batch):
-                try:
-                    self._write(table, to_table(batch[table], table), level=0)
-                except BaseException:
-                    with self._lock:
-                        for name, rows in batch.items():
-                            self._pending[name] = rows + self._pending[name]
-                    raise
-                del batch[table]
-
-    def close(self) -> None:
-        """Write what is left and stop. Closing twice is harmless."""
-        with self._lock:
-            self._closing.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        self.flush()
-        atexit.unregister(self.close)
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _checked(self, table: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        if table not in SCHEMAS:
-            raise ValueError(f"unknown table {table!r}; tables are {', '.join(SCHEMAS)}")
-        values = {str(name): plain(value) for name, value in row.items()} | {"experiment": self._experiment}
-        missing = [name for name in KEYS[table] if values.get(name) is None]
-        if missing:
-            raise ValueError(f"a row of {table} lacks {', '.join(missing)}; its key is {', '.join(KEYS[table])}")
-        for field in SCHEMAS[table]:
-            if values.get(field.name) is not None:
-                values[field.name] = fit(values[field.name], field, table)
-        return values
-
-    def _flush_forever(self) -> None:
-        wait = self._flush_seconds
-        while not self._closing.wait(wait):
-            try:
-                self.flush()
-                wait = self._flush_seconds
-            except (OSError, pa.ArrowException) as error:
-                wait = min(2 * wait, 60.0)
-                warnings.warn(f"results wait in memory, trying again in {wait:.0f} s: {error}", LakeWarning, stacklevel=2)
-
-    def _write(self, table: str, content: pa.Table, level: int) -> None:
-        self._files[table, level].append(write_file(self._store, f"{self._experiment}/{table}", content, level))
-        if level < _TOP_LEVEL and len(self._files[table, level]) >= _FAN_IN:
-            parts: dict[str, pa.Table] = {}
-            try:
-                read_files(self._store, self._files.pop((table, level)), table, None, parts)
-            except FileNotFoundError:
-                return  # compacted by somebody else in the meantime: the rows are safe in another file
-            self._write(table, newest(concatenate(list(parts.values()), table, None), KEYS[table]), level + 1)
-            self._store.delete(parts)
-
-
 def compact(root: str | Path, experiment: str | None = None, *, filesystem: pafs.FileSystem | None = None) -> int:
     """Merge each table's files into one and drop replaced rows; returns how many files fewer there are.
 
-    May run while a search writes, and be killed at any moment: files go only when the merged file is there. Unreadable files stay.
+    May run while a search writes, and be killed at any moment: files go only when the merged file is there. Unreadable files stay,
+    and so do files that are so large that merging them would fill the memory.
+
+    Raises:
+        InputError: there is no such lake or experiment, or the store cannot be used.
     """
     lake = load(root, filesystem=filesystem)
     store, saved = Store(root, filesystem), 0
     for name in [experiment] if experiment is not None else [item.name for item in lake.experiments]:
-        read_experiment(root, name, filesystem=filesystem)
+        if experiment is not None:
+            read_experiment(root, name, filesystem=filesystem)
         for table in KEYS:
             folder = f"{name}/{table}"
             saved += store.delete(store.stale(folder))
-            paths = store.files(folder)
-            if len(paths) < 2:
-                continue
-            parts: dict[str, pa.Table] = {}
-            try:
-                read_files(store, paths, table, None, parts)
-            except FileNotFoundError:
-                continue  # a writer merged its own files just now; the next run will do
-            if len(parts) < 2:
-                continue
-            merged = newest(concatenate(list(parts.values()), table, None), KEYS[table])
-            starts = range(0, max(merged.num_rows, 1), _ROWS_PER_FILE)
-            for start in starts:
-                write_file(store, folder, merged.slice(start, _ROWS_PER_FILE), _TOP_LEVEL)
-            saved += store.delete(parts) - len(starts)
+            saved += sum(_merge(store, folder, table, paths) for paths in _batches(store.sizes(folder)))
     return saved
 
 
-def _check_name(name: str) -> None:
-    if not name.strip() or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
-        raise InputError(
-            f"{name!r:.80} cannot name an experiment: use printable text without '/', not starting with '.', of 1 to 200 bytes"
-        )
+def _batches(sizes: dict[str, int]) -> list[list[str]]:
+    """Files, oldest first, in groups that fit into memory."""
+    groups, size = [[]], 0  # type: list[list[str]], int
+    for path in sorted(sizes):
+        if groups[-1] and size + sizes[path] > _BYTES_AT_ONCE:
+            groups.append([])
+            size = 0
+        groups[-1].append(path)
+        size += sizes[path]
+    return groups
 
 
-def _describe(store: Store, name: str) -> Experiment | None:
-    """The experiment in one folder, None where the folder is none.
-
-    Raises:
-        InputError: its experiment.json is damaged.
-    """
-    path = f"{name}/{_DESCRIPTION}"
+def _merge(store: Store, folder: str, table: str, paths: Sequence[str]) -> int:
+    """Merge files into one; returns how many fewer there are."""
+    parts: dict[str, pa.Table] = {}
+    if len(paths) < 2:
+        return 0
     try:
-        description = json.loads(store.read(path).to_pybytes())
+        read_files(store, paths, table, None, parts, _THREADS)
     except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise InputError(f"{store.name(path)} is not valid JSON: {error}") from error
-    if not isinstance(description, dict):
-        raise InputError(f"{store.name(path)} is not a JSON object")
-    return Experiment(name, description)
+        return 0  # a writer merged its own files just now; the next run will do
+    if len(parts) < 2:
+        return 0
+    merged = newest(concatenate(list(parts.values()), table, None), KEYS[table])
+    starts = range(0, max(merged.num_rows, 1), _ROWS_PER_FILE)
+    for start in starts:
+        write_file(store, folder, merged.slice(start, _ROWS_PER_FILE), TOP_LEVEL)
+    return store.delete(parts) - len(starts)
+
+
+if __name__ == "__main__":
+    from tune.lake_commands import main
+
+    sys.exit(main())

@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray.tune
@@ -17,7 +16,8 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from tune.budget import Budget
-from tune.plan import Node, Plan
+from tune.mirror import ray_storage
+from tune.plan import Node, Plan, absolute
 from tune.progress import Progress
 from tune.recorder import Record, Recorder, RecordingCallback
 from tune.results import load
@@ -29,13 +29,13 @@ from tune.trial import RESTARTS, CdalTrial, TrialSettings, trial_id
 
 
 class Retraining:
-    """One process's work on one experiment of finalists, new or continued; see `tune.session.hold`."""
+    """One process's work on one experiment of finalists, new or continued; see `tune.hold`."""
 
     def __init__(
         self,
         plan: Plan,
         contest: Contest,
-        root: Path,
+        root: str,
         name: str,
         evaluations: Mapping[str, int],
         *,
@@ -108,7 +108,7 @@ class Retraining:
             ),
             run_config=ray.tune.RunConfig(
                 name="ray",
-                storage_path=str((self._root / self._name / "tune").absolute()),
+                **ray_storage(f"{self._root}/{self._name}/tune"),
                 callbacks=[RecordingCallback(self._recorder, lambda _: "nobody should stop a finalist", lambda _: None)],
                 failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
                 verbose=0,
@@ -128,7 +128,7 @@ class Retraining:
             options=dict(plan.space.options),
             data=plan.data,
             fold=training.fold,
-            folder=str(self._recorder.folder(training.number).absolute()),
+            folder=absolute(self._recorder.folder(training.number)),
             workers=plan.resources.workers,
             cpus=plan.resources.cpus,
             gpus=plan.resources.gpus,

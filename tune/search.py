@@ -11,8 +11,8 @@ On real data (small models where there is no GPU, the published sizes where ther
 
 On a Ray cluster, two GPUs a trial, from its head (`ray attach cluster.yaml`) or through `ray job submit`:
 
-    python tune/search.py --address auto --dataset hippocampus --data /data/Task04_Hippocampus \
-        --storage /shared/results --trials 200 --workers-per-trial 2 --gpus-per-worker 1
+    python tune/search.py --address auto --dataset hippocampus --data s3://bucket/Task04_Hippocampus \
+        --storage s3://bucket/lake --trials 200 --workers-per-trial 2 --gpus-per-worker 1
 
 A search that was cut, by Ctrl-C or by a power failure, goes on with `--resume`. The last line printed is the leaderboard's path.
 """
@@ -25,13 +25,14 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
     from cdal.errors import InputError
-    from tune.command import DONE, INTERRUPTED, WORK_FAILED, leave, run
-    from tune.results import create_experiment, load, read_experiment
+    from tune.command import DONE, INTERRUPTED, WORK_FAILED, lake_root, leave, run
+    from tune.results import check_writable, create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
         sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
@@ -100,7 +101,9 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 if there are any; 0.5: two trials share one")
     where.add_argument("--address", help="Ray cluster to use, such as auto (default: this machine alone)")
     keep = found.add_argument_group("results")
-    keep.add_argument("--storage", default="results", metavar="FOLDER", help="results lake (default: results)")
+    keep.add_argument(
+        "--storage", default="results", metavar="ROOT", help="results lake: a folder, or s3://bucket/prefix (default: results)"
+    )
     keep.add_argument("--name", help="of the experiment (default: the dataset and the time)")
     keep.add_argument("--resume", nargs="?", const=_NEWEST, metavar="NAME", help="go on with an experiment (default: the newest)")
     keep.add_argument("--repeat", metavar="NAME", help="run an experiment of the lake again, as it was started, under a new name")
@@ -119,12 +122,11 @@ def search(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: what was asked for cannot be done.
     """
+    from tune.hold import hold
     from tune.plan import make_plan, remake_plan, this_machine
-    from tune.session import Interrupted, Session, cluster_nodes, connect, hold
+    from tune.session import Interrupted, Session, cluster_nodes, connect
 
-    if "://" in given.storage:
-        raise InputError(f"--storage is {given.storage}; for now a search needs a folder that all its workers see")
-    root = Path(given.storage).expanduser()
+    root = lake_root(given.storage)
     description: dict[str, Any] | None = None
     name = given.name or ""
     if given.resume is not None:
@@ -145,10 +147,11 @@ def search(given: argparse.Namespace, console: Console) -> int:
         _print_plan(plan, name, console, advice=True)
         _print_forecast(plan, machine, console)
         return DONE
+    check_writable(root)
     if description is None:
         name = name or f"{plan.dataset.spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
         create_experiment(root, name, plan.describe())
-    with hold(root / name / "tune"):
+    with hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
         _print_plan(plan, name, console)
         if description is None:
             _print_forecast(plan, machine, console)
@@ -157,16 +160,18 @@ def search(given: argparse.Namespace, console: Console) -> int:
         if budget is not None and description is not None and given.time_budget is None:
             budget = max(budget - session.used, 0.0)  # the rest of what the search was given first
         try:
-            records = session.run(console, resume=description is not None, budget=budget)
+            records, status = session.run(console, resume=description is not None, budget=budget), DONE
         except Interrupted:
             _print_interrupted(given, name, console)
-            leave(INTERRUPTED)
+            status = INTERRUPTED
         except InputError:
             raise
         except Exception as error:
             traceback.print_exc()
             console.print(f"the search failed: {error}\ngo on with: {_resume_command(given, name)}", markup=False)
-            leave(WORK_FAILED)
+            status = WORK_FAILED
+    if status != DONE:
+        leave(status)
     return _finish(plan, root, records, console)
 
 
@@ -192,7 +197,7 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
     return replace(Options.from_dict(description["arguments"]), **said)
 
 
-def _repeated(given: argparse.Namespace, root: Path, console: Console) -> Options:
+def _repeated(given: argparse.Namespace, root: str, console: Console) -> Options:
     """What an experiment was started with; says where this machine's versions are not those of then."""
     from tune.plan import Options, git_commit, versions
 
@@ -210,7 +215,7 @@ def _repeated(given: argparse.Namespace, root: Path, console: Console) -> Option
     return Options.from_dict(description["arguments"])
 
 
-def _resumed_name(given: argparse.Namespace, root: Path) -> str:
+def _resumed_name(given: argparse.Namespace, root: str) -> str:
     if given.resume != _NEWEST or given.name:
         return str(given.resume or given.name)
     experiments = [experiment for experiment in load(root).experiments if "finalists" not in experiment.description]
@@ -245,7 +250,7 @@ def _resume_command(given: argparse.Namespace, name: str) -> str:
     return shlex.join(command)
 
 
-def _finish(plan: Plan, root: Path, records: list[Record], console: Console) -> int:
+def _finish(plan: Plan, root: str, records: list[Record], console: Console) -> int:
     """Print the best trials and draw the leaderboard; its path is the last line."""
     from dashboards.leaderboard import build
     from tune.progress import top_table

@@ -12,7 +12,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 
 from cdal.config import Config, field_types
 from cdal.errors import InputError
+from tune.lake_storage import Store
 from tune.plan import Plan
 from tune.results import Lake
 from tune.session import trial_config
@@ -28,6 +28,7 @@ from tune.strategy import controls
 from tune.trial import trial_id
 
 Row = Mapping[str, Any]
+_EVALUATION = "evaluation.json"
 _SCORED = (FINISHED, STOPPED, INTERRUPTED, RUNNING, PENDING)  # the last three: of a search that was cut
 
 
@@ -243,41 +244,47 @@ def refuse_again(before: Mapping[str, Look]) -> None:
         )
 
 
-def begin_evaluation(file: Path, contest: Contest, before: Mapping[str, Look], *, again: bool) -> dict[str, int]:
-    """Begin to score the finalists of an experiment on the test split, or go on where that was cut.
+class Evaluation:
+    """The file that says which evaluation an experiment of finalists is at, so that one that was cut goes on as the same."""
 
-    Args:
-        file: where the experiment keeps what it is at.
-        contest: its finalists.
-        before: what `earlier_looks` says.
-        again: whether they may be scored again.
+    def __init__(self, place: str) -> None:
+        """`place` is a folder of the lake, a path or an address."""
+        self._store = Store(place)
 
-    Returns:
-        Of every finalist, how often its settings will have been scored afterwards.
+    def begin(self, contest: Contest, before: Mapping[str, Look], *, again: bool) -> dict[str, int]:
+        """Begin to score the finalists on the test split, or go on where that was cut.
 
-    Raises:
-        InputError: one of them was scored before, and `again` is not said.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        state = json.loads(file.read_text())
-        if not state["complete"]:
-            return dict(state["evaluations"])
-    if not again:
-        refuse_again(before)
-    times = {finalist.id: before[finalist.id].times + 1 if finalist.id in before else 1 for finalist in contest.finalists}
-    _write(file, {"evaluations": times, "complete": False})
-    return times
+        Args:
+            contest: the finalists.
+            before: what `earlier_looks` says.
+            again: whether they may be scored again.
 
+        Returns:
+            Of every finalist, how often its settings will have been scored afterwards.
 
-def end_evaluation(file: Path) -> None:
-    """All finalists are scored: another evaluation would be the next one."""
-    _write(file, json.loads(file.read_text()) | {"complete": True})
+        Raises:
+            InputError: one of them was scored before, and `again` is not said.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            state = self._read()
+            if not state["complete"]:
+                return dict(state["evaluations"])
+        if not again:
+            refuse_again(before)
+        times = {finalist.id: before[finalist.id].times + 1 if finalist.id in before else 1 for finalist in contest.finalists}
+        self._write({"evaluations": times, "complete": False})
+        return times
 
+    def end(self) -> None:
+        """All finalists are scored: another evaluation would be the next one."""
+        self._write(self._read() | {"complete": True})
 
-def _write(file: Path, state: Mapping[str, Any]) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(state))
-    temporary.replace(file)
+    def _read(self) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(self._store.read(_EVALUATION).to_pybytes())
+        return state
+
+    def _write(self, state: Mapping[str, Any]) -> None:
+        self._store.write(_EVALUATION, json.dumps(state).encode())
 
 
 def _recipe(config: Config) -> Config:

@@ -5,7 +5,6 @@ Nothing is kept but in the lake and in the trials' own checkpoints, so a session
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import threading
@@ -13,7 +12,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,7 +25,8 @@ from cdal.errors import InputError
 from tune.budget import Budget
 from tune.estimate import Pace, calibrate
 from tune.improvement import why_enough
-from tune.plan import Node, Plan
+from tune.mirror import Mirror, ray_storage
+from tune.plan import Node, Plan, absolute
 from tune.population import PopulationTraining
 from tune.progress import Progress, best_of
 from tune.recorder import Record, Recorder, RecordingCallback
@@ -35,7 +34,7 @@ from tune.results import load
 from tune.schedulers import POPULATION, EarlyStopping, make_scheduler
 from tune.status import SEARCHED, UNET
 from tune.strategy import Proposal, Queue, Study, TruthfulSearcher
-from tune.trial import RESTARTS, CdalTrial, TrialSettings, score, trial_id
+from tune.trial import RESTARTS, CdalTrial, TrialSettings, score_stored, trial_id
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -50,6 +49,7 @@ _UNET_RECIPE = {"model.architecture": "unet", "loss.soft_dice": 1.0, "optimiser.
 """How people train a plain U-Net: the control is no straw man. What the space fixes stays."""
 _TICK_SECONDS = 0.25
 _CLOCK_SECONDS = 5.0
+_CLOCK, _JOURNAL = "seconds_used", "optuna-journal.log"
 
 
 class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
@@ -57,9 +57,9 @@ class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
 
 
 class Session:
-    """One process's work on one experiment, new or continued; see `hold`."""
+    """One process's work on one experiment, new or continued; see `tune.hold`."""
 
-    def __init__(self, plan: Plan, root: Path, name: str, *, machine: Node | None, address: str | None = None) -> None:
+    def __init__(self, plan: Plan, root: str, name: str, *, machine: Node | None, address: str | None = None) -> None:
         """Open an experiment that is in the lake.
 
         Args:
@@ -70,7 +70,8 @@ class Session:
             address: of the cluster.
         """
         self.plan, self.root, self.name, self._machine, self._address = plan, root, name, machine, address
-        self._tune_folder = root / name / "tune"
+        self._files = Mirror(f"{root}/{name}/tune", (_CLOCK, _JOURNAL))
+        self._files.fetch()
         resources, config = plan.resources, plan.published
         common = {"dataset": plan.dataset.spec.name, "fold": plan.options.fold, "workers": resources.workers}
         options = plan.options
@@ -81,7 +82,7 @@ class Session:
             startup=plan.startup,
             sampler=options.sampler,
             objectives=options.objectives,
-            journal=self._tune_folder / "optuna-journal.log",
+            journal=self._files.path / _JOURNAL,
         )
         for outcome in plan.warm_start.told:
             self.study.add_ended(outcome)
@@ -130,6 +131,7 @@ class Session:
         finally:
             self._write_clock()
             self.recorder.close()
+            self._files.close()
         return self.recorder.snapshot()
 
     def settings(self, proposal: Proposal, config: Config) -> TrialSettings:
@@ -143,7 +145,7 @@ class Session:
             options=dict(plan.space.options),
             data=plan.data,
             fold=plan.options.fold,
-            folder=str(self.recorder.folder(proposal.number).absolute()),
+            folder=absolute(self.recorder.folder(proposal.number)),
             workers=plan.resources.workers,
             cpus=plan.resources.cpus,
             gpus=plan.resources.gpus,
@@ -207,7 +209,7 @@ class Session:
             ),
             run_config=ray.tune.RunConfig(
                 name="ray",
-                storage_path=str(self._tune_folder.absolute()),
+                **ray_storage(f"{self.root}/{self.name}/tune"),
                 callbacks=[RecordingCallback(self.recorder, why_stopped, limits.saw_scoring)],
                 stop=limits,
                 failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
@@ -224,7 +226,7 @@ class Session:
         resources, space = self.plan.resources, self.plan.space
         values = {path: best.row[f"config.{path}"] for path in space.parameters}
         proposal = Proposal(best.number, str(best.row["kind"]), values)
-        task = ray.remote(score).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+        task = ray.remote(score_stored).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         reference = task.remote(self.settings(proposal, trial_config(self.plan, proposal)))
         while not ray.wait([reference], timeout=_TICK_SECONDS)[0]:
             if self._interrupted.is_set():
@@ -259,21 +261,20 @@ class Session:
         """Seconds that all sessions of this experiment have taken so far."""
         return self._used
 
-    def _clock_file(self) -> Path:
-        return self._tune_folder / "seconds_used"
-
     def _read_clock(self) -> float:
         self._started = time.monotonic()
         try:
-            return float(self._clock_file().read_text())
+            return float((self._files.path / _CLOCK).read_text())
         except (OSError, ValueError):
             return 0.0
 
     def _write_clock(self) -> None:
-        self._tune_folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._clock_file().with_suffix(".tmp")
+        clock = self._files.path / _CLOCK
+        clock.parent.mkdir(parents=True, exist_ok=True)
+        temporary = clock.with_suffix(".tmp")
         temporary.write_text(f"{self._used + time.monotonic() - self._started:.1f}")
-        temporary.replace(self._clock_file())
+        temporary.replace(clock)
+        self._files.keep()
 
 
 def measure_pace(plan: Plan, machine: Node | None) -> Pace:
@@ -328,22 +329,6 @@ def run_tuner(tuner: ray.tune.Tuner, watch: Callable[[], None]) -> None:
     watch()
     if problems:
         raise problems[0]
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keep other searches out of an experiment's folder.
-
-    Raises:
-        InputError: another one is in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "driver.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another search is running in {folder.parent}; wait for it or stop it first") from None
-        yield
 
 
 def connect(address: str | None, *, this: Node | None) -> None:

@@ -41,6 +41,7 @@ from cdal.evaluation import CaseResult
 from cdal.metrics import rank_correlation
 from cdal.predict import full_protocol
 from cdal.training import BEST, LAST, Report, history, peak_memory, train
+from tune.mirror import Mirror, ray_storage
 from tune.status import DIVERGED, FAILED, FINISHED, INFEASIBLE, STOPPED
 
 Message = dict[str, Any]
@@ -65,7 +66,7 @@ class TrialSettings:
     data: str | None
     fold: int
     folder: str
-    """The trial's own folder, seen by every worker."""
+    """The trial's own folder in the lake: one that every worker sees, or s3://bucket/prefix."""
     workers: int = 1
     cpus: float = 1
     """Of one worker."""
@@ -91,6 +92,10 @@ class TrialSettings:
         """The dataset, kept in memory by the process."""
         return open_dataset(self.dataset, self.data, **self.options)
 
+    def files(self) -> Mirror:
+        """The trial's checkpoints."""
+        return Mirror(self.folder, (BEST, LAST))
+
     @property
     def device(self) -> torch.device:
         """Where this process computes; Ray shows a worker its own GPUs only."""
@@ -105,13 +110,20 @@ def messages(settings: TrialSettings) -> Iterator[Message]:
     if settings.device.type == "cuda":
         here["device"] = torch.cuda.get_device_name()
         torch.cuda.reset_peak_memory_stats()  # of the trial that this process ran before
-    for message in _messages(settings):
-        used = (time.process_time() - started) * settings.workers  # the workers do the same, so one stands for all
-        yield message | here | {"cpu_seconds": used}
+    files = settings.files()
+    try:
+        for message in _messages(settings, files):
+            if message.get("done") and not files.close():
+                message["reason"] += "; its last checkpoint could not be stored"
+            used = (time.process_time() - started) * settings.workers  # the workers do the same, so one stands for all
+            yield message | here | {"cpu_seconds": used, "checkpoint": files.has(BEST)}
+    finally:  # the trial may have been stopped
+        files.close()
 
 
-def _messages(settings: TrialSettings) -> Iterator[Message]:
-    folder, config = Path(settings.folder), Config.from_dict(settings.config)
+def _messages(settings: TrialSettings, files: Mirror) -> Iterator[Message]:
+    files.fetch()
+    folder, config = files.path, Config.from_dict(settings.config)
     lineage: Message = {}
     if settings.population and (folder / LAST).is_file():  # its settings may have changed since it was proposed
         config = Config.from_dict(read_info(folder / LAST)["config"])
@@ -124,15 +136,16 @@ def _messages(settings: TrialSettings) -> Iterator[Message]:
         for report in train(config, dataset, folder, fold=settings.fold, device=settings.device):
             news, known = [*known, report], []
             message, best = _epochs(settings.number, news, best)
+            files.keep()
             yield message | lineage | {"first_step_at": called + report.values["first_step_seconds"]}
             lineage = {}
         if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
             return
         message, best = _epochs(settings.number, known, best)
-        scored = score(settings)
+        scored = score(settings, folder)
         if settings.test_evaluations > 0:
-            scored = _together(scored, score(settings, "test"))
-        yield message | lineage | scored | _costs(settings, scored["trial"]) | _ended(FINISHED, "trained and scored")
+            scored = _together(scored, score(settings, folder, "test"))
+        yield message | lineage | scored | _costs(settings, folder, scored["trial"]) | _ended(FINISHED, "trained and scored")
     except DivergedError as error:
         yield _ended(DIVERGED, str(error))
     except InputError as error:
@@ -166,10 +179,20 @@ def curve(dice: Mapping[int, float]) -> list[tuple[int, float]]:
     return list(zip(epochs, best, strict=True))
 
 
-def score(settings: TrialSettings, split: SplitName = "validation") -> Message:
+def score_stored(settings: TrialSettings) -> Message:
+    """Evaluate the best checkpoint of a trial that was stopped, from the lake."""
+    files = settings.files()
+    files.fetch()
+    try:
+        return score(settings, files.path)
+    finally:
+        files.discard()
+
+
+def score(settings: TrialSettings, folder: Path, split: SplitName = "validation") -> Message:
     """Evaluate the best checkpoint by the full protocol: on the validation split, or, pictures apart, on the whole test split."""
     started = time.perf_counter()
-    config, generator = load_model(Path(settings.folder) / BEST)
+    config, generator = load_model(folder / BEST)
     dataset = settings.open_dataset()
     cases = dataset.split(settings.fold)[split]
     if split != "test":
@@ -247,9 +270,10 @@ class CdalTrial(ray.tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> Any:
         """A copy for those that may take the trial over; otherwise nothing: the training keeps its own checkpoints."""
         if self._settings.population:
+            own = self._settings.files().path
             for name in (BEST, LAST):
-                if (Path(self._settings.folder) / name).is_file():
-                    shutil.copy(Path(self._settings.folder) / name, checkpoint_dir)
+                if (own / name).is_file():
+                    shutil.copy(own / name, checkpoint_dir)
         return checkpoint_dir
 
     def load_checkpoint(self, checkpoint: Any) -> None:
@@ -260,12 +284,17 @@ class CdalTrial(ray.tune.Trainable):
 
 def adopt(donor: Path, settings: TrialSettings) -> None:
     """Put another trial's checkpoints into the trial's own folder, under its new settings; once, however often it is restarted."""
-    own, config = Path(settings.folder), dict(settings.config)
+    files, config = settings.files(), dict(settings.config)
+    files.fetch()
+    own = files.path
     if (own / LAST).is_file() and Config.from_dict(read_info(own / LAST)["config"]) == Config.from_dict(config):
         return
     for name in (BEST, LAST):  # the last one in the end: it tells that all is done
         tensors, info = load(donor / name)
         save(own / name, tensors, info | {"config": config})
+    files.keep()
+    if not files.close():
+        raise OSError(f"{settings.folder} could not be written")
 
 
 def _distributed(settings: TrialSettings) -> Iterator[Message]:
@@ -285,7 +314,7 @@ def _distributed(settings: TrialSettings) -> Iterator[Message]:
             use_gpu=settings.gpus > 0,
             resources_per_worker={"CPU": settings.cpus, "memory": _mark(settings)} | gpus,
         ),
-        run_config=RunConfig(name="train", storage_path=settings.folder, failure_config=FailureConfig(max_failures=RESTARTS)),
+        run_config=RunConfig(name="train", failure_config=FailureConfig(max_failures=RESTARTS), **ray_storage(settings.folder)),
     )
     problem: queue.Queue[BaseException | None] = queue.Queue()
 
@@ -360,9 +389,9 @@ def _epochs(number: int, reports: list[Report], best: float) -> tuple[Message, f
     return message, best
 
 
-def _costs(settings: TrialSettings, scored: Mapping[str, Any]) -> Message:
+def _costs(settings: TrialSettings, folder: Path, scored: Mapping[str, Any]) -> Message:
     """The objectives other than Dice, of a trial that was scored."""
-    values = [report.values for report in history(Path(settings.folder))]
+    values = [report.values for report in history(folder)]
     seconds = sum(value["train_seconds"] + value["validation_seconds"] for value in values) + scored["scoring_seconds"]
     hours = seconds * settings.workers * (settings.gpus or settings.cpus) / 3600
     costs = {"seconds_per_case": scored["seconds_per_case"], "gpu_hours": hours}

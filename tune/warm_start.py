@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cdal.errors import InputError
 from tune import space as spaces
 from tune.parameters import Parameter
-from tune.results import Experiment, Lake, load
+from tune.results import Experiment, Lake, load, read_experiment
 from tune.space import Space
 from tune.status import ENDED, FINISHED, SEARCHED, UNET
 from tune.strategy import Curve, Outcome, Proposal
@@ -65,7 +65,7 @@ class WarmStart:
         return f"{len(self.told)} comparable trials are told to the sampler, {len(self.hints)} settings from elsewhere come first"
 
 
-def gather(source: str, root: Path, space: Space, split_hash: str) -> WarmStart:
+def gather(source: str, root: str, space: Space, split_hash: str) -> WarmStart:
     """Read earlier results.
 
     Args:
@@ -119,11 +119,13 @@ def costs_of(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(row[name]) for name in ("seconds_per_case", "gpu_hours") if row.get(name) is not None}
 
 
-def _open(source: str, root: Path) -> tuple[Lake, Sequence[Experiment]]:
-    for folder in (root / source, Path(source)):
-        if (folder / "experiment.json").is_file():
-            lake = load(folder.parent)
-            return lake, [experiment for experiment in lake.experiments if experiment.name == folder.name]
+def _open(source: str, root: str) -> tuple[Lake, Sequence[Experiment]]:
+    above, _, last = source.rstrip("/").rpartition("/")
+    for place, name in ((root, source), (above or ".", last)):
+        with suppress(InputError):
+            read_experiment(place, name)
+            lake = load(place)
+            return lake, [experiment for experiment in lake.experiments if experiment.name == name]
     try:
         lake = load(source)
     except InputError as error:

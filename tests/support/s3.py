@@ -4,6 +4,8 @@ service = S3Service()
 bucket = service.new_bucket()
 bucket.put("data/a.png", b"...")
 service.misbehave = lambda request: Answer(503) if request.key == "data/a.png" else None
+with service.away():
+    ...                                  # connections are refused
 """
 
 import itertools
@@ -11,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest import mock
@@ -49,9 +52,9 @@ class S3Service:
         self.requests: list[Request] = []
         self.misbehave: Callable[[Request], Answer | None] = lambda _: None
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
+        self._creating = threading.Lock()
         self._numbers = itertools.count()
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._listen(0)
         self.environment = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._server.server_port}",
             "AWS_ACCESS_KEY_ID": "testing",
@@ -73,21 +76,47 @@ class S3Service:
         self.requests.clear()
         return Bucket(self, name)
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Connections are refused meanwhile; afterwards the service is back at its port, with all that it had."""
+        self._server.shutdown()
+        self._server.server_close()
+        try:
+            yield
+        finally:
+            self._listen(self._server.server_port)
+
     def stop(self) -> None:
         """End the server."""
         self._server.shutdown()
+
+    def _listen(self, port: int) -> None:
+        self._server = make_server("127.0.0.1", port, self._answer, threaded=True, request_handler=_Quiet)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         key = environ["PATH_INFO"].encode("latin-1").decode().lstrip("/").partition("/")[2]
         request = Request(environ["REQUEST_METHOD"], key, environ.get("HTTP_RANGE", ""))
         self.requests.append(request)
-        answer = self.misbehave(request)
+        answer = self.misbehave(request) or _refusal(environ)
+        if answer is None and environ.get("HTTP_IF_NONE_MATCH"):
+            with self._creating:  # moto looks and writes in two steps, true services in one
+                return list(self._moto(environ, start_response))
         if answer is None:
             return self._moto(environ, start_response)  # type: ignore[no-any-return]
         time.sleep(answer.after)
         size = len(answer.body) if answer.announced is None else answer.announced
         start_response(f"{answer.status} Told", [("Content-Length", str(size)), ("Content-Type", "application/xml")])
         return [answer.body]
+
+
+def _refusal(environ: dict[str, Any]) -> Answer | None:
+    """The answer to wrong or absent credentials."""
+    signed = environ.get("HTTP_AUTHORIZATION", "") + environ.get("QUERY_STRING", "")
+    if "Credential=testing" in signed:
+        return None
+    code = "InvalidAccessKeyId" if signed else "AccessDenied"
+    return Answer(403, f"<Error><Code>{code}</Code><Message>Not you.</Message></Error>".encode())
 
 
 @dataclass
@@ -103,6 +132,14 @@ class Bucket:
 
     def put(self, key: str, data: bytes = b"", **more: Any) -> None:
         self.service.client.put_object(Bucket=self.name, Key=key, Body=data, **more)
+
+    def get(self, key: str) -> bytes:
+        return bytes(self.service.client.get_object(Bucket=self.name, Key=key)["Body"].read())
+
+    @property
+    def keys(self) -> set[str]:
+        pages = self.service.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return {item["Key"] for page in pages for item in page.get("Contents", ())}
 
     def put_in_parts(self, key: str, *parts: bytes) -> None:
         """As large objects are sent; their ETag is no MD5 of the content."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from searches import run, start, trials, wait_for, worker_processes
 
 from cdal.data import open_dataset
 from tune import finalists, search
 from tune.results import create_experiment, load
 
-ROOT = Path(__file__).resolve().parents[2]
 SPACE = """
 dataset: {name: phantom, size: 16, cases: 8, classes: 1}
 fixed:
@@ -38,29 +34,13 @@ parameters:
   model.latent_size: {values: [4, 8]}
   optimiser.lr_generator: {min: 1e-4, max: 1e-2, distribution: log_uniform}
 """
+SCRIPT = "tune/finalists.py"
 OPTIONS = ("--top", "1", "--seeds", "2", "--folds", "0,2")
 TRAININGS = 3 * 2 * 2  # the best and two controls, two seeds, two folds
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def run(script: str, *arguments: object) -> list[str]:
-    process = start(script, *arguments)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    return output.splitlines()
-
-
 def again(storage: Path, *arguments: object) -> list[str]:
-    return run("tune/finalists.py", "--experiment", "first", "--storage", storage, *arguments)
-
-
-def trials(storage: Path, experiment: str) -> pd.DataFrame:
-    table = load(storage).trials().to_pandas()
-    return table[table["experiment"] == experiment].reset_index(drop=True)
+    return run("--experiment", "first", "--storage", storage, *arguments, script=SCRIPT)
 
 
 def cases(storage: Path, experiment: str) -> pd.DataFrame:
@@ -68,34 +48,12 @@ def cases(storage: Path, experiment: str) -> pd.DataFrame:
     return table[table["experiment"] == experiment]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.05)
-
-
-def workers(driver: int) -> list[int]:
-    """Processes that run trainings of a driver."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"CdalTrial.train" in (entry / "cmdline").read_bytes():
-                pid = int(entry.name)
-                while pid > 1 and pid != driver:
-                    pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-                found += [int(entry.name)] if pid == driver else []
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A search of four trials and its finalists, and what the second command printed."""
     folder = tmp_path_factory.mktemp("finalists")
     (folder / "tiny.yaml").write_text(SPACE)
-    run("tune/search.py", "--space", folder / "tiny.yaml", "--storage", folder / "lake", "--trials", 4, "--name", "first")
+    run("--space", folder / "tiny.yaml", "--storage", folder / "lake", "--trials", 4, "--name", "first")
     return folder / "lake", again(folder / "lake", *OPTIONS)
 
 
@@ -184,7 +142,7 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(lake: tuple[Path, lis
     def finished(at_least: int) -> bool:
         return "cut" in os.listdir(storage) and (trials(storage, "cut")["status"] == "finished").sum() >= at_least
 
-    driver = start("tune/finalists.py", *arguments, *OPTIONS, "--again")
+    driver = start(*arguments, *OPTIONS, "--again", script=SCRIPT)
     wait_for(lambda: finished(1) or driver.poll() is not None)
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=60)
@@ -196,14 +154,14 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(lake: tuple[Path, lis
     done = int((first["status"] == "finished").sum())
     assert 0 < done < TRAININGS
 
-    driver = start("tune/finalists.py", *arguments)
+    driver = start(*arguments, script=SCRIPT)
     wait_for(lambda: finished(done + 1) or driver.poll() is not None)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
 
-    driver = start("tune/finalists.py", *arguments)
-    wait_for(lambda: workers(driver.pid) or driver.poll() is not None)
-    os.kill(workers(driver.pid)[0], signal.SIGKILL)
+    driver = start(*arguments, script=SCRIPT)
+    wait_for(lambda: worker_processes(driver.pid) or driver.poll() is not None)
+    os.kill(worker_processes(driver.pid)[0], signal.SIGKILL)
     output, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0, output
     last = trials(storage, "cut")
@@ -232,7 +190,7 @@ WRONG = {
     "taken name": (["--experiment", "first", "--name", "first"], "is not an experiment with finalists of first"),
     "bare experiment": (["--experiment", "bare"], "was not made by tune/search.py"),
     "gpu": (["--experiment", "first", "--name", "x", "--gpus-per-worker", "1000"], "a trial asks for 1 worker of"),
-    "storage": (["--experiment", "first", "--storage", "s3://bucket/lake"], "a folder that all their workers see"),
+    "storage": (["--experiment", "first", "--storage", "cloud://bucket/lake"], "name a folder or s3://BUCKET/FOLDER"),
 }
 
 

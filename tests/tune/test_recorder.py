@@ -29,9 +29,9 @@ def test_a_refused_proposal_does_not_keep_a_search_from_going_on(tmp_path: Path)
     values |= {"loss.reconstruction": 0.0, "loss.adversarial": 0.0, "loss.soft_dice": 0.0}
     refused = Proposal(2, SEARCHED, values)
     create_experiment(tmp_path, "cut", {"space": space.to_dict()})
-    first = Recorder(tmp_path, "cut", {"dataset": "phantom"})
+    first = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
     first.refuse(refused, "all weights are 0")
     first.close()
-    second = Recorder(tmp_path, "cut", {"dataset": "phantom"})
+    second = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
     assert second.restore(load(tmp_path), space) == [Outcome(refused, FAILED, [])]
     second.close()

@@ -6,94 +6,23 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from searches import assert_whole, finish, rows_of, run, start, tiny, trials, wait_for, worker_processes
 
 from cdal.checkpoint import read_info
 from tune import search
+from tune.hold import hold
 from tune.results import load
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = """
-dataset: {name: phantom, size: 16, cases: 8, classes: 1}
-fixed:
-  model.width_multipliers: [1]
-  model.encoder_blocks: 0
-  model.discriminator_width: 8
-  training.epochs: EPOCHS
-  training.steps_per_epoch: 2
-  training.batch_size: 2
-  training.samples_per_case: 1
-  optimiser.ema_decay: 0.5
-  evaluation.window: whole
-  evaluation.votes: 2
-  evaluation.blend: soft
-parameters:
-  diffusion.timesteps: {values: [1, 2]}
-  loss.adversarial: {min: 0.0, max: 0.2}
-  optimiser.lr_generator: {min: 1e-4, max: 1e-2, distribution: log_uniform}
-"""
 NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"
-
-
-def tiny(folder: Path, epochs: int = 3) -> Path:
-    path = folder / "tiny.yaml"
-    path.write_text(TINY.replace("EPOCHS", str(epochs)))
-    return path
-
-
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "tune/search.py", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        pytest.fail(f"still running after {seconds} s:\n{output}")
-    return output
-
-
-def run(*arguments: object) -> list[str]:
-    process = start(*arguments)
-    output = finish(process)
-    assert process.returncode == 0, output
-    return output.splitlines()
-
-
-def trials(storage: Path, experiment: str) -> pd.DataFrame:
-    table = load(storage).trials().to_pandas()
-    return table[table["experiment"] == experiment].reset_index(drop=True)
-
-
-def assert_whole(storage: Path, experiment: str, count: int, epochs: int) -> None:
-    """Every trial once and ended, no epoch missing or doubled, every finished trial scored."""
-    table, lake = trials(storage, experiment), load(storage)
-    assert table["number"].tolist() == list(range(count))
-    assert set(table["status"]) <= {"finished", "stopped"}
-    metrics = lake.metrics().to_pandas().query("experiment == @experiment")
-    assert not metrics.duplicated(["trial_id", "epoch"]).any()
-    for row in table.to_dict("records"):
-        own = metrics[metrics["trial_id"] == row["trial_id"]]
-        assert sorted(own["epoch"]) == list(range(1, int(row["epochs"]) + 1)), row["trial_id"]
-        assert row["validation_dice"] == own["dice"].max()
-        if row["status"] == "finished":
-            assert row["epochs"] == epochs
-            assert len(lake.cases().to_pandas().query("experiment == @experiment and trial_id == @row['trial_id']")) > 0
-            assert pd.notna(row["final_dice"])
 
 
 def figures(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
@@ -102,47 +31,8 @@ def figures(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     return table[kept].sort_values(list(key)).reset_index(drop=True)
 
 
-def wait_for(condition: Any, seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.05)
-
-
 def journal(experiment: Path) -> optuna.storages.JournalStorage:
     return optuna.storages.JournalStorage(JournalFileBackend(str(experiment / "tune" / "optuna-journal.log")))
-
-
-def rows_of(storage: Path, table: str) -> int:
-    try:
-        return int(getattr(load(storage), table)().num_rows)
-    except search.InputError:
-        return 0
-
-
-def worker_processes(driver: int) -> list[int]:
-    """Processes that run trials of a driver: its raylet's children named after the trainable."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                name = (entry / "cmdline").read_bytes().decode(errors="replace")
-                if "CdalTrial.train" in name and driver in ancestors(int(entry.name)):
-                    found.append(int(entry.name))
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return found
-
-
-def ancestors(pid: int) -> list[int]:
-    found = []
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            break
-        found.append(pid)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -321,9 +211,8 @@ def test_a_population_copies_its_best(tmp_path: Path) -> None:
 
 
 def test_two_searches_do_not_share_an_experiment(tmp_path: Path) -> None:
-    from tune.session import hold
-
-    with hold(tmp_path / "tune"), pytest.raises(search.InputError, match="another search is running in"), hold(tmp_path / "tune"):
+    place = str(tmp_path / "tune")
+    with hold(place, print), pytest.raises(search.InputError, match="another search is running in"), hold(place, print):
         pass
 
 
@@ -332,7 +221,7 @@ WRONG = {
     "dataset": (["--dataset", "brain"], "no search space for the dataset 'brain'"),
     "space": (["--space", "none.yaml"], "the search space none.yaml cannot be read"),
     "time": (["--time-budget", "soon"], "--time-budget is 'soon'"),
-    "storage": (["--storage", "s3://bucket/lake"], "a folder that all its workers see"),
+    "storage": (["--storage", "cloud://bucket/lake"], "name a folder or s3://BUCKET/FOLDER"),
     "resume": (["--resume", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
     "repeat": (["--repeat", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
     "repeat otherwise": (["--repeat", "none", "--trials", "3"], "--repeat runs none as it was started; leave out --trials"),

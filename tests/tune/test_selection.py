@@ -11,7 +11,7 @@ from cdal.config import Config
 from cdal.errors import InputError
 from tune.plan import Node, Options, Plan, make_plan
 from tune.results import Writer, create_experiment, load
-from tune.selection import Contest, Finalist, begin_evaluation, choose, earlier_looks, end_evaluation, fresh_seeds
+from tune.selection import Contest, Evaluation, Finalist, choose, earlier_looks, fresh_seeds
 
 VALUES = {"diffusion.timesteps": 2, "loss.adversarial": 0.05}
 
@@ -123,13 +123,13 @@ def test_other_settings_cases_or_data_are_not_the_same(tmp_path: Path) -> None:
 def test_an_evaluation_goes_on_until_it_is_ended(tmp_path: Path) -> None:
     config = Config().replace(VALUES)
     finalist = Finalist(id="a", kind="searched", config=config)
-    contest, file = Contest(finalists=(finalist,), folds=(0,), seeds=(1,)), tmp_path / "evaluation.json"
-    assert begin_evaluation(file, contest, {}, again=False) == {"a": 1}
+    contest, evaluation = Contest(finalists=(finalist,), folds=(0,), seeds=(1,)), Evaluation(str(tmp_path / "tune"))
+    assert evaluation.begin(contest, {}, again=False) == {"a": 1}
     put_look(tmp_path, "one", config, test_evaluations=1)
     before = earlier_looks(load(tmp_path), "d", {"c1"}, [finalist])
-    assert begin_evaluation(file, contest, before, again=False) == {"a": 1}  # goes on
-    assert begin_evaluation(file, contest, before, again=True) == {"a": 1}
-    end_evaluation(file)
+    assert evaluation.begin(contest, before, again=False) == {"a": 1}  # goes on
+    assert evaluation.begin(contest, before, again=True) == {"a": 1}
+    evaluation.end()
     with pytest.raises(InputError, match=r"finalist a was tested on \d{4}-\d\d-\d\d .* in one.*--again"):
-        begin_evaluation(file, contest, before, again=False)
-    assert begin_evaluation(file, contest, before, again=True) == {"a": 2}
+        evaluation.begin(contest, before, again=False)
+    assert evaluation.begin(contest, before, again=True) == {"a": 2}

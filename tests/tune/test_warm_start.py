@@ -53,7 +53,7 @@ def lake(tmp_path: Path) -> Path:
 
 
 def test_comparable_trials_are_told_as_they_ended(lake: Path) -> None:
-    found = gather("same", lake, space(), CASES)
+    found = gather("same", str(lake), space(), CASES)
     assert [(outcome.proposal, outcome.status, outcome.curve) for outcome in found.told] == [
         (Proposal(-1, SEARCHED, values(0.1)), FINISHED, [(1, 0.4), (2, 0.6), (3, 0.6)]),
         (Proposal(-2, SEARCHED, values(0.2)), STOPPED, [(1, 0.3)]),
@@ -67,7 +67,7 @@ def test_comparable_trials_are_told_as_they_ended(lake: Path) -> None:
 
 
 def test_of_other_cases_the_best_settings_come_first(lake: Path) -> None:
-    found = gather("other", lake, space(), CASES)
+    found = gather("other", str(lake), space(), CASES)
     assert found.told == ()
     assert found.hints == (values(0.5), values(0.4))
     queue = Queue.start(space(), Study(space(), seed=0, startup=4), 6, hints=found.hints)
@@ -75,24 +75,24 @@ def test_of_other_cases_the_best_settings_come_first(lake: Path) -> None:
 
 
 def test_a_whole_lake_from_elsewhere_serves_as_well(lake: Path, tmp_path: Path) -> None:
-    found = gather(str(lake), tmp_path / "mine", space(), CASES)
+    found = gather(str(lake), str(tmp_path / "mine"), space(), CASES)
     assert (len(found.told), len(found.hints)) == (2, 2)
-    assert gather(str(lake / "other"), tmp_path / "mine", space(), CASES).hints == found.hints
+    assert gather(str(lake / "other"), str(tmp_path / "mine"), space(), CASES).hints == found.hints
 
 
 def test_other_fixed_settings_make_a_dice_incomparable(lake: Path) -> None:
-    found = gather("same", lake, space(**{"training.batch_size": 256}), CASES)
+    found = gather("same", str(lake), space(**{"training.batch_size": 256}), CASES)
     assert found.told == ()
     assert found.hints == (values(0.1), values(0.2))
 
 
 def test_ranges_that_overlap_in_part_are_met_at_their_ends(lake: Path) -> None:
     narrow = parse({"dataset": "phantom", "parameters": {"loss.soft_dice": {"min": 0.45, "max": 0.6}}}, "narrow.yaml")
-    assert gather("other", lake, narrow, CASES).hints == ({"loss.soft_dice": 0.5}, {"loss.soft_dice": 0.45})
+    assert gather("other", str(lake), narrow, CASES).hints == ({"loss.soft_dice": 0.5}, {"loss.soft_dice": 0.45})
 
 
 def test_what_was_learnt_survives_json(lake: Path) -> None:
-    found = gather(str(lake), lake, space(), CASES)
+    found = gather(str(lake), str(lake), space(), CASES)
     again = WarmStart.from_dict(json.loads(json.dumps(found.to_dict())), space())
     assert again.hints == found.hints
     assert [(o.proposal, o.status, list(o.curve)) for o in again.told] == [
@@ -102,7 +102,7 @@ def test_what_was_learnt_survives_json(lake: Path) -> None:
 
 def test_sources_that_do_not_serve_are_told(lake: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--warm-start is nowhere, which is neither an experiment of"):
-        gather("nowhere", lake, space(), CASES)
+        gather("nowhere", str(lake), space(), CASES)
     strange = parse({"dataset": "phantom", "parameters": {"diffusion.timesteps": {"values": [8, 16]}}}, "strange.yaml")
     with pytest.raises(InputError, match=r"none of its trials has settings that strange.yaml can take"):
-        gather("same", lake, strange, CASES)
+        gather("same", str(lake), strange, CASES)

@@ -1,0 +1,125 @@
+"""The commands as users run them: real searches with tiny models, in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cdal.errors import InputError
+from tune.results import load
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = """
+dataset: {name: phantom, size: 16, cases: 8, classes: 1}
+fixed:
+  model.width_multipliers: [1]
+  model.encoder_blocks: 0
+  model.discriminator_width: 8
+  training.epochs: EPOCHS
+  training.steps_per_epoch: 2
+  training.batch_size: 2
+  training.samples_per_case: 1
+  optimiser.ema_decay: 0.5
+  evaluation.window: whole
+  evaluation.votes: 2
+  evaluation.blend: soft
+parameters:
+  diffusion.timesteps: {values: [1, 2]}
+  loss.adversarial: {min: 0.0, max: 0.2}
+  optimiser.lr_generator: {min: 1e-4, max: 1e-2, distribution: log_uniform}
+"""
+
+
+def tiny(folder: Path, epochs: int = 3) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(TINY.replace("EPOCHS", str(epochs)))
+    return path
+
+
+def start(*arguments: object, script: str = "tune/search.py") -> subprocess.Popen[str]:
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {seconds} s:\n{output}")
+    return output
+
+
+def run(*arguments: object, script: str = "tune/search.py") -> list[str]:
+    process = start(*arguments, script=script)
+    output = finish(process)
+    assert process.returncode == 0, output
+    return output.splitlines()
+
+
+def trials(storage: Path | str, experiment: str) -> pd.DataFrame:
+    table = load(storage).trials().to_pandas()
+    return table[table["experiment"] == experiment].reset_index(drop=True)
+
+
+def assert_whole(storage: Path | str, experiment: str, count: int, epochs: int) -> None:
+    """Every trial once and ended, no epoch missing or doubled, every finished trial scored."""
+    table, lake = trials(storage, experiment), load(storage)
+    assert table["number"].tolist() == list(range(count))
+    assert set(table["status"]) <= {"finished", "stopped"}
+    metrics = lake.metrics().to_pandas().query("experiment == @experiment")
+    assert not metrics.duplicated(["trial_id", "epoch"]).any()
+    for row in table.to_dict("records"):
+        own = metrics[metrics["trial_id"] == row["trial_id"]]
+        assert sorted(own["epoch"]) == list(range(1, int(row["epochs"]) + 1)), row["trial_id"]
+        assert row["validation_dice"] == own["dice"].max()
+        if row["status"] == "finished":
+            assert row["epochs"] == epochs
+            assert len(lake.cases().to_pandas().query("experiment == @experiment and trial_id == @row['trial_id']")) > 0
+            assert pd.notna(row["final_dice"])
+
+
+def wait_for(condition: Any, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+
+
+def rows_of(storage: Path | str, table: str) -> int:
+    try:
+        return int(getattr(load(storage), table)().num_rows)
+    except InputError:
+        return 0
+
+
+def worker_processes(driver: int) -> list[int]:
+    """Processes that run trials of a driver: its raylet's children named after the trainable."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                name = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if "CdalTrial.train" in name and driver in ancestors(int(entry.name)):
+                    found.append(int(entry.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        found.append(pid)
+    return found

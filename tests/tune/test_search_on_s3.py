@@ -1,0 +1,91 @@
+"""Searches whose results and checkpoints lie in an object store, which fails now and then, and whose driver is lost."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from s3 import Bucket
+from searches import ROOT, assert_whole, finish, rows_of, start, tiny, trials, wait_for
+
+from cdal.checkpoint import load_model
+from tune import search
+from tune.results import load
+
+
+@pytest.fixture(autouse=True)
+def working_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What this machine keeps of the store."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("CDAL_CACHE", str(folder))
+    return folder
+
+
+def test_a_store_that_is_away_twice_costs_no_row(tmp_path: Path, s3: Bucket, working_copies: Path) -> None:
+    lake = f"{s3.address}/lake"
+    driver = start("--space", tiny(tmp_path, epochs=40), "--trials", 4, "--storage", lake, "--name", "first", "--scheduler", "none")
+    for _ in range(2):
+        seen = rows_of(lake, "metrics")
+        wait_for(lambda seen=seen: rows_of(lake, "metrics") > seen)
+        with s3.service.away():
+            time.sleep(30)
+    output = finish(driver)
+    assert driver.returncode == 0, output
+    assert_whole(lake, "first", 4, epochs=40)
+    best = trials(lake, "first")["checkpoint"]
+    for number, path in enumerate(best):
+        (tmp_path / "best.safetensors").write_bytes(s3.get(f"lake/{path}"))
+        config, _ = load_model(tmp_path / "best.safetensors")
+        assert config.training.epochs == 40, number
+    assert "lake/first/tune/driver.json" not in s3.keys
+    assert [path for path in working_copies.rglob("*") if path.suffix == ".safetensors"] == []
+
+
+def test_another_machine_goes_on_from_the_store_alone(tmp_path: Path, s3: Bucket, working_copies: Path) -> None:
+    lake = f"{s3.address}/lake"
+    space = tiny(tmp_path, epochs=40)
+    driver = start(
+        "--space", space, "--trials", 3, "--storage", lake, "--name", "first", "--scheduler", "none", "--max-concurrent", 1
+    )
+    wait_for(lambda: "lake/first/tune/00001/last.safetensors" in s3.keys and rows_of(lake, "metrics") > 42)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(3)  # its workers notice
+    shutil.rmtree(working_copies)
+    before = load(lake).metrics(["train_seconds"]).to_pandas().set_index(["trial_id", "epoch"])["train_seconds"]
+
+    s3.put("lake/first/tune/driver.json", b'{"host": "a machine that is gone", "sign": 7}')
+    output = finish(start("--resume", "first", "--storage", lake))
+    assert "waiting 30 s" in output
+    assert_whole(lake, "first", 3, epochs=40)
+    after = load(lake).metrics(["train_seconds"]).to_pandas().set_index(["trial_id", "epoch"])["train_seconds"]
+    again = [key for key, seconds in before.items() if after[key] != seconds]
+    assert len(again) < len(before) - 40, "the trial that was cut began anew"
+    assert {trial for trial, _ in again} <= {"00001"}
+
+
+def test_a_search_does_not_start_where_it_cannot_write(s3: Bucket, capsys: pytest.CaptureFixture[str]) -> None:
+    assert search.main(["--storage", f"{s3.address}-of-another/lake"]) == 2
+    captured = capsys.readouterr()
+    assert "has no bucket named" in captured.err
+    assert captured.err.count("\n") == 1
+    assert not captured.out
+
+
+def test_two_drivers_on_two_machines_do_not_share_an_experiment(tmp_path: Path, s3: Bucket) -> None:
+    lake = f"{s3.address}/lake"
+    finish(start("--space", tiny(tmp_path, epochs=1), "--trials", 2, "--storage", lake, "--name", "first"))
+    sign = "lake/first/tune/driver.json"
+    s3.put(sign, b'{"host": "elsewhere", "sign": 1}')
+    second = start("--resume", "first", "--storage", lake, "--trials", 3)
+    time.sleep(12)
+    s3.put(sign, b'{"host": "elsewhere", "sign": 2}')
+    output = finish(second)
+    assert second.returncode == 2
+    assert "it runs on elsewhere" in output
+    assert socket.gethostname() not in output
+    assert str(ROOT) not in output  # no traceback

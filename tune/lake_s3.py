@@ -1,0 +1,219 @@
+"""A bucket of S3, or of any service that speaks its protocol, as a place for whole files.
+
+Address, region and credentials of the service come from the standard AWS variables and files (`AWS_ENDPOINT_URL`, `AWS_PROFILE`,
+`AWS_ACCESS_KEY_ID`, ...). Every fault is a `RemoteError` in one sentence, and only after the attempts that were asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from cdal.errors import InputError
+
+_CONNECTIONS = 32
+_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidClientTokenId")
+_MISSING = ("NoSuchKey", "NotFound", "404")
+_CONFLICT = "ConditionalRequestConflict"
+_UNSUPPORTED = ("NotImplemented", "InvalidArgument", "InvalidRequest")
+
+T = TypeVar("T")
+
+
+class RemoteError(InputError, OSError):
+    """The store did not do what was asked. A command prints the sentence and ends; what runs on its own may try again."""
+
+
+class Patience(NamedTuple):
+    """How long a request may take before it fails."""
+
+    attempts: int
+    """The waits between them double, up to 20 s."""
+    connect_seconds: float
+    read_seconds: float
+    """Without a word from the service."""
+
+
+class Found(NamedTuple):
+    """What a listing says of a file."""
+
+    size: int
+    changed: float
+    """Seconds since 1970."""
+
+
+class Bucket:
+    """Objects below a prefix of a bucket; paths are relative to it. Threads may share one."""
+
+    def __init__(self, address: str, patience: Patience) -> None:
+        self._bucket, _, self._prefix = address.removeprefix("s3://").strip("/").partition("/")
+        if not self._bucket:
+            raise InputError(f"{address} names no bucket; write s3://BUCKET/FOLDER")
+        self._address = address
+        self._client = self._ask("", lambda: _client(patience, os.getpid(), _settings()))
+
+    def folders(self) -> list[str] | None:
+        """Names of the folders below the prefix; None where nothing is."""
+        _, folders, files = self._list("")
+        return sorted(folders) if folders or files else None
+
+    def listing(self, folder: str) -> dict[str, Found]:
+        """The files of a folder by name; empty where there is no such folder."""
+        prefix, _, files = self._list(folder)
+        return {item["Key"].removeprefix(prefix): Found(item["Size"], item["LastModified"].timestamp()) for item in files}
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        try:
+            self._ask(path, lambda: self._client.head_object(**self._where(path)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read(self, path: str) -> pa.Buffer:
+        """A file's content, by one request. Raises FileNotFoundError."""
+        return pa.py_buffer(self._ask(path, lambda: self._client.get_object(**self._where(path))["Body"].read(), again=2))
+
+    def write(self, path: str, content: pa.Buffer | bytes) -> None:
+        """One put: the file appears whole or not at all."""
+        try:
+            self._ask(path, lambda: self._client.put_object(**self._where(path), Body=memoryview(content).tobytes()))
+        except FileNotFoundError as error:
+            raise RemoteError(
+                f"{error.filename} cannot be written: {self._service} is no S3 service; check AWS_ENDPOINT_URL"
+            ) from error
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Like `write`, but only where there is no such file; tells whether it was written.
+
+        Of two that create at once one wins where the service knows conditional writes (`If-None-Match: *`: AWS, MinIO, R2 and Ceph
+        do). Elsewhere the file is looked for first, which two may do at the same time.
+        """
+        from botocore.exceptions import ClientError
+
+        if self.exists(path):
+            return False
+
+        def put() -> str:
+            try:
+                self._client.put_object(**self._where(path), Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                if _code(error) in ("PreconditionFailed", "412", _CONFLICT, *_UNSUPPORTED):
+                    return _code(error)
+                raise
+            return ""
+
+        while (refused := self._ask(path, put)) == _CONFLICT:
+            time.sleep(0.2)  # another one creates it at this moment
+        if refused in _UNSUPPORTED:
+            self.write(path, content)
+            return True
+        # An answer that was lost is asked for again, and then finds what it has written itself.
+        return not refused or (self.exists(path) and self.read(path).to_pybytes() == content)
+
+    def delete(self, path: str) -> bool:
+        """Delete a file; S3 does not tell whether there was one."""
+        self._ask(path, lambda: self._client.delete_object(**self._where(path)))
+        return True
+
+    def _where(self, path: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": f"{self._prefix}/{path}".lstrip("/")}
+
+    def _list(self, folder: str) -> tuple[str, list[str], list[dict[str, Any]]]:
+        """The prefix that was listed, names of the folders there, and the files; page by page."""
+        prefix = "".join(f"{part}/" for part in (self._prefix, folder) if part)
+
+        def pages() -> list[dict[str, Any]]:
+            return list(self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix, Delimiter="/"))
+
+        found = self._ask(folder, pages)
+        folders = [item["Prefix"].removeprefix(prefix).rstrip("/") for page in found for item in page.get("CommonPrefixes", [])]
+        return prefix, folders, [item for page in found for item in page.get("Contents", []) if item["Key"] != prefix]
+
+    def _ask(self, path: str, request: Callable[[], T], again: int = 0) -> T:
+        """Make a request, `again` that often when an answer breaks off. Raises FileNotFoundError and RemoteError."""
+        from botocore import exceptions as boto
+
+        name = f"{self._address.rstrip('/')}/{path}".rstrip("/")
+        try:
+            return request()
+        except (boto.ResponseStreamingError, boto.IncompleteReadError, boto.ReadTimeoutError) as error:
+            if again:
+                time.sleep(0.2)
+                return self._ask(path, request, again - 1)
+            raise RemoteError(f"{name} could not be read to its end ({_line(error)}); try again") from error
+        except boto.ClientError as error:
+            code = _code(error)
+            if code in _MISSING:
+                raise FileNotFoundError(2, "no such object", name) from error
+            raise RemoteError(f"{name} cannot be used: {self._reason(code, error)}") from error
+        except (
+            boto.NoCredentialsError,
+            boto.PartialCredentialsError,
+            boto.ProfileNotFound,
+            boto.CredentialRetrievalError,
+        ) as error:
+            hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            raise RemoteError(f"{name} cannot be used without AWS credentials ({_line(error)}); {hint}") from error
+        except (boto.HTTPClientError, boto.ConnectionError) as error:
+            hint = "check the network and AWS_ENDPOINT_URL"
+            what = str(error).partition(" URL")[0]  # which follows, though it has just been told
+            raise RemoteError(f"{name} cannot be reached at {self._service} ({what}); {hint}") from error
+        except (boto.BotoCoreError, ValueError) as error:
+            raise RemoteError(f"{name} cannot be used: {_line(error)}; check the AWS_* settings") from error
+
+    def _reason(self, code: str, error: Exception) -> str:
+        if code == "NoSuchBucket":
+            return f"{self._service} has no bucket named {self._bucket!r}; check the name, or create the bucket"
+        if code in _CREDENTIALS:
+            return f"{self._service} refuses the AWS credentials ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        if code in ("AccessDenied", "403", "AllAccessDisabled"):
+            return f"{self._service} denies access; the credentials need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject there"
+        return f"{self._service} answers {_line(error)!r}"
+
+    @property
+    def _service(self) -> str:
+        client = getattr(self, "_client", None)
+        return "the S3 service" if client is None else str(client.meta.endpoint_url)
+
+
+def _settings() -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+
+
+_creating = threading.Lock()  # botocore makes one client at a time
+
+
+@lru_cache(8)
+def _client(patience: Patience, process: int, settings: tuple[tuple[str, str], ...]) -> Any:
+    """A client for this process and these AWS_* variables: making one takes a quarter of a second."""
+    import botocore.session  # only where it is needed
+    from botocore.config import Config
+
+    with _creating:
+        return botocore.session.Session().create_client(
+            "s3",
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": patience.attempts},
+                connect_timeout=patience.connect_seconds,
+                read_timeout=patience.read_seconds,
+                max_pool_connections=_CONNECTIONS,
+                request_checksum_calculation="when_required",  # not every service knows the new checksums
+                response_checksum_validation="when_required",
+            ),
+        )
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _line(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
