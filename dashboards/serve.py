@@ -259,8 +259,8 @@ class Watch:
     def _look(self) -> None:
         try:
             lake = load(self._root)
-        except InputError:
-            if self._rows is not None:
+        except InputError as error:
+            if self._rows is not None or type(error) is not InputError:  # a store that cannot be used has an error of its own
                 raise
             return  # empty as yet
         if self._experiments:
