@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -111,6 +111,17 @@ class Lake:
     def __init__(self, store: Store, experiments: tuple[Experiment, ...]) -> None:
         self._store = store
         self.experiments = experiments
+
+    def only(self, names: Iterable[str]) -> Lake:
+        """The same lake as if it held nothing but these experiments."""
+        wanted = set(names)
+        return Lake(self._store, tuple(experiment for experiment in self.experiments if experiment.name in wanted))
+
+    def files(self) -> list[str]:
+        """Paths of all Parquet files. Files never change, so where the list is as it was, so are all rows."""
+        return [
+            path for experiment in self.experiments for table in KEYS for path in self._store.files(f"{experiment.name}/{table}")
+        ]
 
     def trials(self) -> pa.Table:
         """One row per trial, in the order in which they were proposed."""
