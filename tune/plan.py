@@ -405,9 +405,9 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the project, with `-dirty` where files differ from it; None outside a repository."""
+    """The commit of the project, with `-dirty` where files differ from it; in a copy without a repository what CDAL_COMMIT says."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("CDAL_COMMIT")
