@@ -210,7 +210,7 @@ def test_other_dependencies_are_another_environment_and_half_of_one_is_none(tmp_
             new.writestr(name.replace("1.0", "2.0"), old.read(name).replace(b"Version: 1.0\n", b"Version: 2.0\n", 2))
     assert machine.set_up().returncode == 0
     assert len(machine.environments) == 2
-    assert machine.shell('python -c "from importlib.metadata import version; print(version(\'torch\'))"') == ["2.0"]
+    assert machine.shell("python -c \"from importlib.metadata import version; print(version('torch'))\"") == ["2.0"]
 
 
 def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ with Hosts(folder, share=[ROOT], nodes=3) as hosts:
     hosts.run(0, "ray", "up", "-y", "cluster.yaml")   # host 0 is where the user sits
     hosts.cut(2)                                       # its link goes down
 
-The files of this machine are seen by all, but what a host writes below its home, /tmp, /run and /dev/shm is its own; `folder` and `share`
-are seen by all where they are. Everything lives in a namespace of network and processes whose first process ends with its standard
-input, however the tests end, and takes along all that was started in it: nothing is left behind on this machine.
+The files of this machine are seen by all, but what a host writes below its home, /tmp, /run and /dev/shm is its own; `folder` and
+`share` are seen by all where they are. Everything lives in a namespace of network and processes whose first process ends with its
+standard input, however the tests end, and takes along all that was started in it: nothing is left behind on this machine.
 
 Needs root, iproute2, openssh-server and a kernel that allows namespaces; see `missing`.
 """
@@ -39,8 +39,8 @@ mount -t tmpfs tmpfs /run && mkdir -p /run/sshd
 cp "$STATE/key" /mnt/home/.ssh/id_ed25519 && cp "$STATE/key.pub" /mnt/home/.ssh/authorized_keys
 mount --bind "$STATE/passwd" /etc/passwd && mount --bind "$STATE/hosts" /etc/hosts
 cp "$STATE/key" /run/host_key
-exec /usr/sbin/sshd -D -e -f /dev/null -o HostKey=/run/host_key -o PermitRootLogin=prohibit-password -o UsePAM=no -o StrictModes=no \
-  -o PidFile=none -o MaxStartups=100 -o Subsystem='sftp internal-sftp' -o SetEnv="$ENVIRONMENT"
+exec /usr/sbin/sshd -D -e -f /dev/null -o HostKey=/run/host_key -o PermitRootLogin=prohibit-password -o UsePAM=no \
+  -o StrictModes=no -o PidFile=none -o MaxStartups=100 -o Subsystem='sftp internal-sftp' -o SetEnv="$ENVIRONMENT"
 """
 
 
@@ -67,8 +67,10 @@ class Hosts:
             nodes: how many.
             environment: of every SSH session.
         """
-        self.nodes = range(1, nodes + 1)
-        told = json.dumps({"folder": str(folder), "share": [str(path) for path in share], "nodes": nodes, "environment": environment})
+        self.folder, self.nodes = folder, range(1, nodes + 1)
+        told = json.dumps(
+            {"folder": str(folder), "share": [str(path) for path in share], "nodes": nodes, "environment": environment}
+        )
         command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, __file__, told]
         # In a session of its own, so that a Ctrl-C ends the tests first.
         self._world = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -90,6 +92,11 @@ class Hosts:
         assert self._world.stdin is not None
         self._world.stdin.close()
         self._world.wait(timeout=30)
+
+    @property
+    def first_processes(self) -> list[int]:
+        """Of every host, as numbered in their world."""
+        return self._first
 
     def around(self, *command: object) -> list[str]:
         """A command line that runs outside the hosts, but in their network."""
@@ -205,7 +212,8 @@ def _world(folder: Path, share: Sequence[str], nodes: int, environment: dict[str
     for number in range(nodes + 1):
         _wait_for_ssh(number, state)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are not kept
-    print(json.dumps(first), flush=True)
+    sys.stdout.write(json.dumps(first) + "\n")
+    sys.stdout.flush()
     sys.stdin.read()
 
 
