@@ -2,8 +2,8 @@
 
     python data_centre.py '[17, 23, 31]'    # first processes of the hosts that become instances; run in the hosts' network
 
-Every running instance gets a free host, on which its private and its public address and its key are then valid, and which has nothing
-of the project. A terminated instance's host loses all its processes and addresses at once.
+Every running instance gets a free host, on which its private and its public address and its key are then valid, and which has
+nothing of the project. A terminated instance's host loses all its processes and addresses at once.
 """
 
 import json
