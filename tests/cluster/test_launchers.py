@@ -1,5 +1,6 @@
 """What cluster.yaml and cluster/onprem.yaml say: by Ray's own schema, and what must hold for cost, safety and equal versions."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -100,6 +101,21 @@ def test_machines_on_aws_are_alike_tagged_and_cautious() -> None:
     assert {machine["IamInstanceProfile"]["Name"] for machine in machines} == {"cdal-search-head", "cdal-search-worker"}
 
 
+def test_rights_on_aws_end_at_the_lake_and_the_cluster() -> None:
+    text = (ROOT / "docs/aws.md").read_text()
+    lake, launch = (json.loads(block)["Statement"] for block in re.findall(r"```json\n(.*?)```", text, re.S))
+    assert "s3://my-bucket/cdal-search" in read(AWS)["setup_commands"][0]
+    rights = {statement["Sid"]: statement for statement in lake + launch}
+    assert all("*" not in action for statement in lake for action in statement["Action"])
+    assert rights["UseTheLake"]["Resource"] == "arn:aws:s3:::my-bucket/cdal-search/*"
+    assert rights["ListTheLake"]["Condition"]["StringLike"]["s3:prefix"] == ["cdal-search", "cdal-search/*"]
+    ending = [statement for statement in launch if "ec2:TerminateInstances" in statement["Action"]]
+    assert [statement["Condition"]["StringEquals"] for statement in ending] == [
+        {"aws:ResourceTag/ray-cluster-name": read(AWS)["cluster_name"]}
+    ]
+    assert rights["MakeThemWorkers"]["Resource"].endswith(":role/cdal-search-worker")
+
+
 def test_nothing_but_ssh_comes_in() -> None:
     assert inbound(read(AWS)) == []  # what Ray adds by itself is SSH and what comes from within
     for name in BOTH:
@@ -149,17 +165,22 @@ class Machine:
         self.kept = self.home / ".cdal-search"
         (self.project / "cluster").mkdir(parents=True)
         self.packages.mkdir()
-        with zipfile.ZipFile(self.packages / "torch-1.0-py3-none-any.whl", "w") as wheel:
-            wheel.writestr("torch.py", "")
-            wheel.writestr("torch-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 1.0\n")
-            wheel.writestr("torch-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            wheel.writestr("torch-1.0.dist-info/RECORD", "")
+        self.offer("1.0")
         (self.home / ".bashrc").write_text("return  # as many do where nobody types\n")
         shutil.copy(ROOT / "cluster/setup_node.sh", self.project / "cluster")
         (self.project / "constraints.txt").write_text("torch==1.0\n")
         (self.project / "pyproject.toml").write_text(
             '[project]\ndependencies = ["torch"]\n[project.optional-dependencies]\ncluster = ["torch>=1"]\n'
         )
+
+    def offer(self, version: str) -> None:
+        """Publish a version of the package."""
+        with zipfile.ZipFile(self.packages / f"torch-{version}-py3-none-any.whl", "w") as wheel:
+            about = f"torch-{version}.dist-info"
+            wheel.writestr("torch.py", "")
+            wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{about}/RECORD", "")
 
     def set_up(self, lake: str = "s3://bucket/prefix", python: str = sys.executable) -> subprocess.CompletedProcess[str]:
         offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.packages), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -204,10 +225,7 @@ def test_other_dependencies_are_another_environment_and_half_of_one_is_none(tmp_
     assert "torch" in failed.stderr
     assert machine.environments == before
     assert machine.shell("readlink ~/.cdal-search/venv") == [str(machine.kept / next(iter(before)).removesuffix(".complete"))]
-    (machine.packages / "torch-1.0-py3-none-any.whl").rename(tmp_path / "old.whl")
-    with zipfile.ZipFile(tmp_path / "old.whl") as old, zipfile.ZipFile(machine.packages / "torch-2.0-py3-none-any.whl", "w") as new:
-        for name in old.namelist():
-            new.writestr(name.replace("1.0", "2.0"), old.read(name).replace(b"Version: 1.0\n", b"Version: 2.0\n", 2))
+    machine.offer("2.0")
     assert machine.set_up().returncode == 0
     assert len(machine.environments) == 2
     assert machine.shell("python -c \"from importlib.metadata import version; print(version('torch'))\"") == ["2.0"]

@@ -229,7 +229,7 @@ boto3.client("s3").create_bucket(Bucket="my-bucket")
 lake, launch = re.findall(r"```json\n(.*?)```", pathlib.Path("docs/aws.md").read_text(), re.S)
 iam = boto3.client("iam")
 for role, policies in {"cdal-search-head": {"lake": lake, "launch": launch}, "cdal-search-worker": {"lake": lake}}.items():
-    trust = re.search(r"TRUST='(.*)'", pathlib.Path("docs/aws.md").read_text())[1]
+    trust = re.search(r"trust.json <<END\n(.*?)END", pathlib.Path("docs/aws.md").read_text(), re.S)[1]
     iam.create_role(RoleName=role, AssumeRolePolicyDocument=trust)
     for name, document in policies.items():
         iam.put_role_policy(RoleName=role, PolicyName=name, PolicyDocument=document)
