@@ -40,7 +40,7 @@ cp "$STATE/key" /mnt/home/.ssh/id_ed25519 && cp "$STATE/key.pub" /mnt/home/.ssh/
 mount --bind "$STATE/passwd" /etc/passwd && mount --bind "$STATE/hosts" /etc/hosts
 cp "$STATE/key" /run/host_key
 exec /usr/sbin/sshd -D -e -f /dev/null -o HostKey=/run/host_key -o PermitRootLogin=prohibit-password -o UsePAM=no \
-  -o StrictModes=no -o PidFile=none -o MaxStartups=100 -o Subsystem='sftp internal-sftp' -o SetEnv="$ENVIRONMENT"
+  -o StrictModes=no -o PidFile=none -o MaxStartups=100 -o Subsystem='sftp internal-sftp' ${ENVIRONMENT:+-o "SetEnv=$ENVIRONMENT"}
 """
 
 
