@@ -217,7 +217,7 @@ def test_ray_down_ends_all_work(onprem: Lab) -> None:
     working = re.compile(r"raylet/raylet|gcs_server|ray::(CdalTrial|IDLE|_)")
     wait(lambda: not any(working.search(line) for line in rays(onprem.hosts)))
     for node in onprem.hosts.nodes:
-        onprem.hosts.run(node, "bash", "-lic", "ray stop --force")
+        onprem.hosts.run(node, "bash", "-c", ". ~/.cdal-search/environment.sh && ray stop --force")
     assert rays(onprem.hosts) == []
 
 
