@@ -1,7 +1,7 @@
 """What scheduling costs on many machines: searches of trials that do nothing, on 50 simulated nodes.
 
-    python benchmarks/scheduling.py                          # 50 nodes of one CPU: about 12 GB of memory
-    python benchmarks/scheduling.py --nodes 10 --trials 20,40
+    python benchmarks/scheduling.py                          # 50 nodes, 200 processes, 12 GB of memory: wants a machine of its own
+    python benchmarks/scheduling.py --nodes 12               # fits two cores that have other work
 
 Every node is a Ray node of its own, with its own store and workers, though all are on this machine; node after node is started.
 Sampler, scheduler, recorder and lake are the search's own; only the trial is exchanged for one that reports twice and ends. Shown
