@@ -10,14 +10,16 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import ray
 import ray.tune
 import torch
+import yaml
 from rich.console import Console
 
 from cdal.config import Config
@@ -49,6 +51,7 @@ _UNET_RECIPE = {"model.architecture": "unet", "loss.soft_dice": 1.0, "optimiser.
 """How people train a plain U-Net: the control is no straw man. What the space fixes stays."""
 _TICK_SECONDS = 0.25
 _CLOCK_SECONDS = 5.0
+_LAUNCHER_FILE = Path("~/ray_bootstrap_config.yaml")  # where there is one, this is the head of a cluster that `ray up` made
 _CLOCK, _JOURNAL = "seconds_used", "optuna-journal.log"
 
 
@@ -352,7 +355,22 @@ def connect(address: str | None, *, this: Node | None) -> None:
 
 
 def cluster_nodes() -> list[Node]:
-    """The machines of the cluster that Ray is connected to."""
+    """The machines of the cluster that Ray is connected to, and those that its autoscaler may add when trials wait for them."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    nodes = [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+    nodes = [_node(resources) for resources in alive] + _to_come(len(alive) - 1)
     return [node for node in nodes if node.cpus > 0] or [Node(0, 0)]
+
+
+def _to_come(workers: int) -> list[Node]:
+    """The machines that may join so many workers, of the largest type in the launcher's file, which `ray up` leaves on the head."""
+    try:
+        launcher = yaml.safe_load(_LAUNCHER_FILE.expanduser().read_text())
+    except OSError:
+        return []
+    types = [kind["resources"] for name, kind in launcher["available_node_types"].items() if name != launcher["head_node_type"]]
+    largest = max((_node(resources) for resources in types), key=lambda node: (node.gpus, node.cpus), default=Node(0, 0))
+    return [largest] * max(0, launcher["max_workers"] - workers)
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))

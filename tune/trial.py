@@ -31,6 +31,7 @@ import torch
 import torch.distributed
 from PIL import Image
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
 
 from cdal.checkpoint import load, load_model, read_info, save
@@ -52,6 +53,7 @@ PICTURES = 3  # best cases, as many worst, and the median one
 RESTARTS = 3  # of a worker that died
 _POLL_SECONDS = 1.0
 _DRIVER_BYTES = 2**20  # a process that only waits for workers takes no CPU, but Tune wants it to take something
+_DRIVER_HOME = "driver"  # the resource of machines that outlive the search: no spot machine shall take all workers of a trial along
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +235,10 @@ class CdalTrial(ray.tune.Trainable):
         """What this process takes; workers that a TorchTrainer starts take theirs themselves, and must find it free."""
         settings = TrialSettings.from_json(config["settings"])
         if settings.workers > 1:
-            return ray.tune.PlacementGroupFactory([{"memory": _DRIVER_BYTES}])
+            needs: dict[str, float] = {"memory": _DRIVER_BYTES}
+            if ray.cluster_resources().get(_DRIVER_HOME):  # type: ignore[no-untyped-call]
+                needs[_DRIVER_HOME] = 1
+            return ray.tune.PlacementGroupFactory([needs])
         gpus = {"GPU": settings.gpus} if settings.gpus else {}
         return ray.tune.PlacementGroupFactory([{"CPU": settings.cpus} | gpus])
 
@@ -305,7 +310,7 @@ def _distributed(settings: TrialSettings) -> Iterator[Message]:
 
     _release(settings)
     gpus = {"GPU": settings.gpus} if settings.gpus else {}
-    mailbox = Queue(actor_options={"num_cpus": 0})
+    mailbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _beside_this_process()})
     trainer = TorchTrainer(
         work,
         train_loop_config={"settings": settings.to_json(), "mailbox": mailbox},
@@ -347,6 +352,11 @@ def _distributed(settings: TrialSettings) -> Iterator[Message]:
         if thread.is_alive():
             _release(settings)
         mailbox.shutdown(force=True)
+
+
+def _beside_this_process() -> NodeAffinitySchedulingStrategy:
+    """What the trial's own process needs lives and dies with its machine, and with no other."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def work(config: dict[str, Any]) -> None:
