@@ -174,7 +174,7 @@ def test_a_search_on_three_hosts_finds_what_one_machine_finds(onprem: Lab, tmp_p
     options = f"--name same --space {onprem.space(epochs=3, steps=2)} --trials 6 --max-concurrent 3 --cpus-per-worker 1 {ORDERLESS}"
     spread = onprem.search(options)
     alone = subprocess.Popen([sys.executable, "tune/search.py", "--storage", tmp_path, *options.split()], cwd=ROOT)
-    assert "leaderboard.html" in finish(spread)
+    assert "leaderboard/index.html" in finish(spread)
     assert alone.wait(timeout=300) == 0
     found, expected = trials(onprem.lake, "same"), trials(tmp_path, "same")
     assert found["status"].tolist() == ["finished"] * 6
@@ -203,7 +203,7 @@ def test_when_a_host_is_lost_its_trials_go_on_elsewhere(onprem: Lab) -> None:
     hosts.cut(3)
     wait(lambda: rows() >= 0 and search.poll() is not None, seconds=600)
     hosts.mend(3)
-    assert "leaderboard.html" in finish(search)
+    assert "leaderboard/index.html" in finish(search)
     wait(lambda: "3 local.cluster.node" in onprem.ray("exec", "ray status"))  # Ray has started it again
     assert trials(onprem.lake, "lost")["status"].tolist() == ["finished"] * 12
     assert rows() == 12 * 5
@@ -336,7 +336,7 @@ def test_trials_bring_spot_workers_and_survive_the_loss_of_one(account: Account)
     wait(lambda: any((row["epochs"] or 0) >= 1 for row in account.ask(LAKE)), seconds=400)
     lost = next(worker for worker in workers if trains(hosts, account.host(worker)))
     account.ask(f"import boto3; boto3.client('ec2').terminate_instances(InstanceIds=['{lost['InstanceId']}'])")
-    assert "leaderboard.html" in finish(search)
+    assert "leaderboard/index.html" in finish(search)
     assert [row["status"] for row in account.ask(LAKE)] == ["finished"] * 5
 
 
