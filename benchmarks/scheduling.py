@@ -1,6 +1,6 @@
 """What scheduling costs on many machines: searches of trials that do nothing, on 50 simulated nodes.
 
-    python benchmarks/scheduling.py                          # 50 nodes, 200 processes, 12 GB of memory: wants a machine of its own
+    python benchmarks/scheduling.py                          # 50 nodes, 17 GB of memory, 5 minutes: wants a machine of its own
     python benchmarks/scheduling.py --nodes 12               # fits two cores that have other work
 
 Every node is a Ray node of its own, with its own store and workers, though all are on this machine; node after node is started.
