@@ -183,6 +183,16 @@ def test_a_search_on_three_hosts_finds_what_one_machine_finds(onprem: Lab, tmp_p
     pd.testing.assert_frame_equal(found[figures], expected[figures], check_exact=True)
 
 
+def test_one_model_is_trained_by_two_hosts(onprem: Lab) -> None:
+    hosts = onprem.hosts
+    options = f"--name wide --space {onprem.space(epochs=3, steps=2)} --trials 1 --workers-per-trial 2 --cpus-per-worker 2"
+    search = onprem.search(f"{options} {ORDERLESS}")
+    wait(lambda: sum(any("RayTrainWorker" in line for line in processes(hosts, node)) for node in hosts.nodes) == 2)
+    finish(search)
+    (trial,) = trials(onprem.lake, "wide").to_dict("records")
+    assert (trial["status"], trial["workers"], trial["epochs"]) == ("finished", 2, 3)
+
+
 def test_when_a_host_is_lost_its_trials_go_on_elsewhere(onprem: Lab) -> None:
     hosts = onprem.hosts
     options = (
