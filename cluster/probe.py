@@ -44,7 +44,7 @@ class Probe:
 
     def about(self) -> Facts:
         """Versions, GPUs, room and security of this node."""
-        from cdal.data.cache import cache_folder
+        from cdal.caching import cache_folder
         from tune.plan import git_commit, versions
 
         gpus, problem = _gpus()

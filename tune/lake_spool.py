@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from cdal.caching import cache_folder
 from tune.lake_experiments import Experiment
 from tune.lake_storage import Store
 from tune.lake_tables import KEYS, LakeWarning, concatenate, level_of, newest, read_files, stamp_of, write_file
@@ -41,9 +41,8 @@ _ABOUT = "about.json"
 
 
 def spool_folder() -> Path:
-    """Where rows wait by default: `spool` in `$CDAL_CACHE`, else in `cdal-search` in `$XDG_CACHE_HOME` or in `~/.cache`."""
-    cache = os.environ.get("CDAL_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cdal-search")
-    return Path(os.path.expanduser(cache)).absolute() / "spool"
+    """Where rows wait by default: `spool` in the cache folder."""
+    return cache_folder() / "spool"
 
 
 class Ladder:

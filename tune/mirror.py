@@ -17,22 +17,21 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
-from cdal.data.cache import cache_folder
+from cdal.caching import cache_folder
 from tune.lake_storage import REPEATED, Store
 from tune.results import LakeWarning
 
 _PAUSE_SECONDS = 5.0  # between two copies of a file
 _RETRY_SECONDS = 3.0
 _PATIENCE_SECONDS = 600.0  # with a store that is away
-
-T = TypeVar("T")
 
 
 def working_folder(place: str) -> Path:
@@ -48,11 +47,7 @@ def ray_storage(place: str) -> dict[str, Any]:
         return {"storage_path": os.path.abspath(place)}
     import s3fs  # only where it is needed: it takes a second to import
 
-    patience = {
-        "retries": {"max_attempts": 12, "mode": "standard"},
-        "connect_timeout": 3,
-        "read_timeout": 10,
-    }  # half a minute's absence
+    patience = {"retries": {"max_attempts": 12, "mode": "standard"}, "connect_timeout": 3, "read_timeout": 10}
     filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(s3fs.S3FileSystem(config_kwargs=patience, use_listings_cache=False)))
     return {"storage_path": place.removeprefix("s3://"), "storage_filesystem": filesystem}
 
@@ -83,16 +78,12 @@ class Mirror:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         for name in self._names:
-            file = self.path / name
             try:
-                content = self._patiently(lambda name=name: self._read(name))  # type: ignore[misc]
+                Store(self.path).write(name, self._read(self._store, name))
             except FileNotFoundError:
-                file.unlink(missing_ok=True)
-                continue
-            temporary = file.with_name(f".{name}.{os.getpid()}")
-            temporary.write_bytes(content)
-            temporary.replace(file)
-            self._sent[name] = _version(os.stat(file))
+                (self.path / name).unlink(missing_ok=True)
+            else:
+                self._sent[name] = _version(os.stat(self.path / name))
 
     def keep(self) -> None:
         """Files have changed: send them soon."""
@@ -132,15 +123,11 @@ class Mirror:
         with suppress(OSError):
             self.path.rmdir()
 
-    def _read(self, name: str) -> bytes:
-        assert self._store is not None
-        return bytes(self._store.read(name).to_pybytes())
-
-    def _patiently(self, action: Callable[[], T]) -> T:
+    def _read(self, store: Store, name: str) -> pa.Buffer:
         end = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                return action()
+                return store.read(name)
             except FileNotFoundError:
                 raise
             except OSError as error:

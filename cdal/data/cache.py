@@ -27,6 +27,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from cdal.caching import cache_folder
 from cdal.data.dataset import Case, Source
 
 _FORMAT = 1  # raised when the files of an older release could not be read, or would be read wrongly
@@ -34,12 +35,6 @@ _MOST_THREADS = 8  # decoding a large volume takes memory, so not one for each C
 _SETTLED = 2 * 10**9  # ns; the clocks of file systems are no coarser than this
 _ABANDONED = 24 * 3600  # seconds
 _UNFINISHED = "unfinished-"
-
-
-def cache_folder() -> Path:
-    """Where copies of data are kept on this machine; the folder need not exist."""
-    chosen = os.environ.get("CDAL_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cdal-search")
-    return Path(os.path.expanduser(chosen)).absolute()
 
 
 def load_cases(sources: Sequence[Source], read: Callable[[Source], Case], recipe: Mapping[str, Any]) -> list[Case]:

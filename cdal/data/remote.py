@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 
-from cdal.data.cache import cache_folder
+from cdal.caching import cache_folder
 from cdal.errors import InputError
 
 _AT_ONCE = 8  # objects that are copied side by side

@@ -13,8 +13,9 @@ import pytest
 import torch
 from decoding import Decoder, make_sources
 
+from cdal.caching import cache_folder
 from cdal.data import Case, Source
-from cdal.data.cache import cache_folder, load_cases
+from cdal.data.cache import load_cases
 from cdal.errors import InputError
 
 RECIPE = {"reader": "noise", "version": 1}
