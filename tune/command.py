@@ -31,7 +31,9 @@ def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Name
 
 
 def lake_root(storage: str) -> str:
-    """The results lake that the user named: a folder, or an address."""
+    """The results lake that the user named: a folder, or an address on S3. Raises InputError for other addresses."""
+    if "://" in storage and not storage.startswith("s3://"):
+        raise InputError(f"--storage is {storage}, where checkpoints cannot be kept; name a folder or s3://BUCKET/FOLDER")
     return os.path.expanduser(storage).rstrip("/") or "/"
 
 

@@ -222,6 +222,7 @@ WRONG = {
     "space": (["--space", "none.yaml"], "the search space none.yaml cannot be read"),
     "time": (["--time-budget", "soon"], "--time-budget is 'soon'"),
     "storage": (["--storage", "cloud://bucket/lake"], "name a folder or s3://BUCKET/FOLDER"),
+    "storage of another cloud": (["--storage", "gs://bucket/lake"], "name a folder or s3://BUCKET/FOLDER"),
     "resume": (["--resume", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
     "repeat": (["--repeat", "none", "--storage", "STORAGE"], "holds no experiment named 'none'"),
     "repeat otherwise": (["--repeat", "none", "--trials", "3"], "--repeat runs none as it was started; leave out --trials"),
