@@ -25,18 +25,17 @@ import numpy as np
 from cdal.errors import InputError
 from cdal.metrics import rank_correlation
 from tune import space as spaces
+from tune.axes import Axis
+from tune.extrapolation import extrapolate, from_logit, to_logit
 from tune.gaussian_process import FloatArray, GaussianProcess, squares_between
-from tune.parameters import Parameter
 from tune.results import Experiment, Lake
-from tune.space import Space
+from tune.space import Space, to_optuna
 from tune.status import UNET
 
 FEWEST_TRIALS, FEWEST_WHOLE = 16, 4
 _FAILED = ("diverged", "failed", "infeasible")
-_SOFT = 0.02  # keeps the logit of a Dice of 0 or 1 finite
 _EXPLAINED, _MOST_COMPONENTS = 0.99, 4
 _ALIKE = 1 / 8  # share of the recorded trials that a missed curve is drawn from
-_RIDGE = 1e-3
 _STARTUP_SECONDS = 10.0  # where the record does not tell
 
 
@@ -175,7 +174,7 @@ class Surrogate:
     def __init__(self, recording: Recording) -> None:
         """Fit; seconds for a few hundred trials."""
         self.recording, space = recording, recording.space
-        self._axes = [_Axis(parameter) for parameter in space.parameters.values()]
+        self._axes = {path: Axis(distribution) for path, distribution in space.distributions.items()}
         self._all = self._place([trial.values for trial in recording.trials])
         self._known: dict[str, list[int]] = {}
         for index, trial in enumerate(recording.trials):
@@ -184,7 +183,7 @@ class Surrogate:
         self._learnt = [index for index, trial in enumerate(recording.trials) if trial.dice.size and not trial.failed]
         trials = [recording.trials[index] for index in self._learnt]
         points = [axis[self._learnt] for axis in self._all]
-        curves = _filled([_logit(trial.dice) for trial in trials], recording.epochs)
+        curves = extrapolate([to_logit(trial.dice) for trial in trials], recording.epochs).curves
         self._centre = curves.mean(axis=0)
         self._components = _components(curves - self._centre)
         self._processes = [GaussianProcess(points, scores) for scores in ((curves - self._centre) @ self._components.T).T]
@@ -194,7 +193,7 @@ class Surrogate:
         self._missed = curves - expected
         self._missed_seconds = self._seconds.targets - self._seconds.left_out
         self._promise = expected.max(axis=1)
-        best = _dice(curves).max(axis=1)
+        best = from_logit(curves).max(axis=1)
         self.rank_correlation = rank_correlation(self._promise.tolist(), best.tolist())
         """Spearman, over the trials that did not fail: best Dice as recorded (and filled in), and as foretold from all others."""
         whole = [index for index, trial in enumerate(trials) if trial.dice.size == recording.epochs]
@@ -214,7 +213,7 @@ class Surrogate:
         alike = np.argsort(np.abs(self._promise - expected.max()), kind="stable")[: max(3, int(_ALIKE * len(self._promise)))]
         drawn = int(random.choice(alike))
         seconds = float(np.exp(self._seconds.mean(point)[0] + self._missed_seconds[drawn]))
-        return LearningCurve(_dice(expected + self._missed[drawn]), seconds, nearest.dice.size if nearest.failed else None)
+        return LearningCurve(from_logit(expected + self._missed[drawn]), seconds, nearest.dice.size if nearest.failed else None)
 
     def expected(self, values: Mapping[str, Any]) -> FloatArray:
         """The curve (epochs,) without noise, as logits."""
@@ -224,7 +223,7 @@ class Surrogate:
     def _recorded(self, index: int) -> LearningCurve:
         trial = self.recording.trials[index]
         if not trial.failed:
-            filled = _dice(self._curves[index])
+            filled = from_logit(self._curves[index])
             return LearningCurve(np.concatenate([trial.dice, filled[trial.dice.size :]]), trial.seconds, None)
         rest = np.zeros(self.recording.epochs - trial.dice.size)
         usual = float(np.exp(self._seconds.targets.mean()))
@@ -238,28 +237,8 @@ class Surrogate:
     def _place(self, settings: Sequence[Mapping[str, Any]]) -> list[FloatArray]:
         """Settings in the unit cube: per field an array (settings, 1), or one column per choice; inactive ones at their base."""
         base = self.recording.space.base.flatten()
-        return [
-            np.array([axis.place(values.get(axis.parameter.path, base[axis.parameter.path])) for values in settings])
-            for axis in self._axes
-        ]
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where a field's values lie: numbers between 0 and 1, on their scale or by rank; other choices as far from each other as 1."""
-
-    parameter: Parameter
-
-    def place(self, value: Any) -> list[float]:
-        parameter = self.parameter
-        choices = [list(choice) if isinstance(choice, tuple) else choice for choice in parameter.values]
-        if not choices:
-            low, high, at = (np.log(x) if parameter.log else x for x in (parameter.low, parameter.high, max(value, 1e-300)))
-            return [float(np.clip((at - low) / (high - low), -1, 2)) if high > low else 0.0]  # published values may lie outside
-        if all(isinstance(choice, (int, float)) and not isinstance(choice, bool) for choice in choices):
-            return [float(np.interp(value, sorted(choices), np.linspace(0, 1, len(choices))))]
-        plain = list(value) if isinstance(value, (tuple, list)) else value
-        return [np.sqrt(0.5) * (plain == choice) for choice in choices]
+        known = [to_optuna(base | dict(values)) for values in settings]
+        return [axis.place(np.array([axis.unit(values[path]) for values in known])) for path, axis in self._axes.items()]
 
 
 def _components(centred: FloatArray) -> FloatArray:
@@ -267,27 +246,6 @@ def _components(centred: FloatArray) -> FloatArray:
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
     share = np.cumsum(singular**2) / max(float((singular**2).sum()), 1e-300)
     return np.asarray(axes[: min(int(np.searchsorted(share, _EXPLAINED)) + 1, _MOST_COMPONENTS)])
-
-
-def _filled(curves: Sequence[FloatArray], epochs: int) -> FloatArray:
-    """Curves (trials, epochs); a missing epoch is regressed on the one before, over the trials that have both."""
-    whole = np.full((len(curves), epochs), np.nan)
-    for row, curve in zip(whole, curves, strict=True):
-        row[: curve.size] = curve
-    for epoch in range(1, epochs):
-        before, missing = whole[:, epoch - 1], np.isnan(whole[:, epoch])
-        x, step = before[~missing], (whole[:, epoch] - before)[~missing]
-        slope = ((x - x.mean()) * (step - step.mean())).sum() / (((x - x.mean()) ** 2).sum() + _RIDGE)
-        whole[missing, epoch] = (before + step.mean() + slope * (before - x.mean()))[missing]
-    return whole
-
-
-def _logit(dice: FloatArray) -> FloatArray:
-    return np.log((dice + _SOFT) / (1 + _SOFT - dice))
-
-
-def _dice(logit: FloatArray) -> FloatArray:
-    return np.clip((1 + 2 * _SOFT) / (1 + np.exp(-logit)) - _SOFT, 0.0, 1.0)
 
 
 def _key(values: Mapping[str, Any]) -> str:

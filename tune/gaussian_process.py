@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,27 +26,55 @@ class GaussianProcess:
     """Per field an array (trials, columns)."""
     targets: FloatArray
     """(trials,)"""
-    left_out: FloatArray = field(init=False)
-    """(trials,): what is foretold of each trial from all others."""
+    variances: FloatArray | None = None
+    """(trials,): known noise of each target, besides what is common to all."""
+    given: FloatArray | None = None
+    """Hyperparameters of an earlier fit, to be taken over."""
+    hyperparameters: FloatArray = field(init=False)
+    """Logarithms of amplitude, noise, and a length for each field."""
 
     def __post_init__(self) -> None:
         self._offset, self._scale = float(self.targets.mean()), float(self.targets.std()) or 1.0
-        squares, y = squares_between(self.points, self.points), (self.targets - self._offset) / self._scale
-        fields = len(squares)
-        bounds = [(-4.0, 3.0), (-8.0, 0.7), *[(-3.0, 4.0)] * fields]
-        starts = [np.array([0.0, noise, *[length] * fields]) for noise, length in ((-4.0, 0.0), (-1.0, 1.0))]
-        found = [
-            optimize.minimize(_loss, start, args=(squares, y), jac=True, bounds=bounds, options={"maxiter": _STEPS})
-            for start in starts
-        ]
-        self._chosen: FloatArray = min(found, key=lambda result: float(result.fun)).x
-        inverse = np.linalg.inv(_kernel(self._chosen, squares)[0] + np.exp(self._chosen[1]) * np.eye(len(y)))
-        self._weights = inverse @ y
-        self.left_out = self._offset + self._scale * (y - self._weights / np.diag(inverse))
+        y = (self.targets - self._offset) / self._scale
+        known = np.zeros(len(y)) if self.variances is None else self.variances / self._scale**2
+        squares = squares_between(self.points, self.points)
+        self.hyperparameters = _choose(squares, y, known) if self.given is None else self.given
+        noise = np.exp(self.hyperparameters[1]) + known + _JITTER
+        self._lower = linalg.cholesky(_kernel(self.hyperparameters, squares)[0] + np.diag(noise), lower=True)
+        self._weights: FloatArray = linalg.cho_solve((self._lower, True), y)
+
+    @property
+    def left_out(self) -> FloatArray:
+        """(trials,): what is foretold of each trial from all others."""
+        inverse = linalg.cho_solve((self._lower, True), np.eye(len(self.targets)))
+        return np.asarray(self.targets - self._scale * self._weights / np.diag(inverse))
 
     def mean(self, points: list[FloatArray]) -> FloatArray:
         """Expected values (points,)."""
-        return self._offset + self._scale * (_kernel(self._chosen, squares_between(points, self.points))[0] @ self._weights)
+        kernel = _kernel(self.hyperparameters, squares_between(points, self.points))[0]
+        return np.asarray(self._offset + self._scale * (kernel @ self._weights))
+
+    def deviations(self, points: list[FloatArray], variances: FloatArray) -> Callable[[list[FloatArray]], FloatArray]:
+        """Standard deviations (n,) at other points, if these are all that is known; what was found there does not matter."""
+        logs = self.hyperparameters
+        noise = np.exp(logs[1]) + variances / self._scale**2 + _JITTER
+        lower = linalg.cholesky(_kernel(logs, squares_between(points, points))[0] + np.diag(noise), lower=True)
+
+        def at(others: list[FloatArray]) -> FloatArray:
+            explained = linalg.solve_triangular(lower, _kernel(logs, squares_between(points, others))[0], lower=True)
+            return np.asarray(self._scale * np.sqrt(np.maximum(np.exp(logs[0]) - (explained**2).sum(axis=0), _JITTER)))
+
+        return at
+
+
+def _choose(squares: FloatArray, y: FloatArray, known: FloatArray) -> FloatArray:
+    bounds = [(-4.0, 3.0), (-8.0, 0.7), *[(-3.0, 4.0)] * len(squares)]
+    starts = [np.array([0.0, noise, *[length] * len(squares)]) for noise, length in ((-4.0, 0.0), (-1.0, 1.0))]
+    found = [
+        optimize.minimize(_loss, start, args=(squares, y, known), jac=True, bounds=bounds, options={"maxiter": _STEPS})
+        for start in starts
+    ]
+    return np.asarray(min(found, key=lambda result: float(result.fun)).x)
 
 
 def _kernel(logs: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -57,11 +85,11 @@ def _kernel(logs: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArr
     return (1 + root + root**2 / 3) * decayed, 5 / 3 * (1 + root) * decayed, scaled
 
 
-def _loss(logs: FloatArray, squares: FloatArray, y: FloatArray) -> tuple[float, FloatArray]:
+def _loss(logs: FloatArray, squares: FloatArray, y: FloatArray, known: FloatArray) -> tuple[float, FloatArray]:
     """Negative log posterior of (amplitude, noise, lengths), given as logarithms, and its gradient."""
     kernel, slope, scaled = _kernel(logs, squares)
     noise = np.exp(logs[1])
-    lower = linalg.cholesky(kernel + (noise + _JITTER) * np.eye(len(y)), lower=True)
+    lower = linalg.cholesky(kernel + np.diag(noise + known + _JITTER), lower=True)
     inverse = linalg.cho_solve((lower, True), np.eye(len(y)))
     weights = inverse @ y
     loss = 0.5 * y @ weights + np.log(np.diag(lower)).sum() + 0.5 * (logs[2:] ** 2).sum() / 2

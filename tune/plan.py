@@ -25,7 +25,7 @@ from tune import space as spaces
 from tune.estimate import Forecast, Pace, forecast
 from tune.improvement import DEFAULT_MIN_IMPROVEMENT
 from tune.population import mutable
-from tune.samplers import SAMPLERS, check_sampler
+from tune.samplers import SAMPLERS, check_sampler, default_sampler
 from tune.schedulers import POPULATION, SCHEDULERS, check_scheduler
 from tune.space import Space
 from tune.strategy import OBJECTIVES, controls, startup_trials
@@ -54,7 +54,8 @@ class Options:
     """In whatever currency."""
     min_improvement: float | None = None
     """Dice below which further trials do not pay."""
-    sampler: str = "tpe"
+    sampler: str = ""
+    """Empty for the one that suits the objectives."""
     scheduler: str = "asha"
     objectives: tuple[str, ...] = ("dice",)
     warm_start: str | None = None
@@ -128,8 +129,8 @@ class Plan:
 
     @property
     def startup(self) -> int:
-        """Random trials before the sampler's model takes over."""
-        return startup_trials(self.trials, self.resources.at_once)
+        """Random trials before the sampler's model takes over; fewer where it knows of some from elsewhere."""
+        return max(startup_trials(self.trials, self.resources.at_once) - len(self.warm_start.told), 0)
 
     @property
     def gpus(self) -> float:
@@ -237,6 +238,7 @@ def make_plan(options: Options, nodes: Sequence[Node], root: str = "results") ->
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+    options = replace(options, sampler=options.sampler or default_sampler(len(options.objectives)))
     _check_strategy(options)
     resources = size(options, nodes)
     if options.gpu_hours is not None and resources.gpus == 0:

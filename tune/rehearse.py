@@ -38,7 +38,7 @@ try:
     from tune.medians import Estimate, estimate, estimate_ratio, number
     from tune.plan import Options, grace_epochs
     from tune.results import load
-    from tune.samplers import check_sampler
+    from tune.samplers import check_sampler, default_sampler
     from tune.schedulers import POPULATION, check_scheduler, make_scheduler
     from tune.simulation import Cluster, simulate
     from tune.space import Space, from_optuna
@@ -94,7 +94,7 @@ def random_search(space: Space, trials: int, at_once: int, seed: int) -> Strateg
 
 
 STRATEGIES: dict[str, Callable[[Space, int, int, int], Strategy]] = {
-    "default": partial(ours, sampler=Options.sampler, scheduler=Options.scheduler, min_improvement=DEFAULT_MIN_IMPROVEMENT),
+    "default": partial(ours, sampler=default_sampler(1), scheduler=Options.scheduler, min_improvement=DEFAULT_MIN_IMPROVEMENT),
     "ray": plain_ray,
     "random": random_search,
 }

@@ -1,4 +1,4 @@
-"""Samplers by name: how the next settings are chosen. All of them are Optuna's own, with every option that matters said here.
+"""Samplers by name: how the next settings are chosen. All but one are Optuna's own, with every option that matters said here.
 
 The sampler is seeded for every proposal by (seed, number), so proposal n depends on what was told before it and on nothing else: a
 resumed search goes on as if it had not been cut. (Sobol points are numbered; theirs is one seed.)
@@ -15,6 +15,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from cdal.errors import InputError
+from tune.curve_sampler import CurveSampler
 
 
 class Sampler(NamedTuple):
@@ -32,6 +33,10 @@ def _tpe(seed: int, number: int, startup: int) -> BaseSampler:
     return optuna.samplers.TPESampler(
         n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, seed=_mix(seed, number)
     )
+
+
+def _curves(seed: int, number: int, startup: int) -> BaseSampler:
+    return _quasirandom(seed, number, startup) if number < startup else CurveSampler(_mix(seed, number))
 
 
 def _gp(seed: int, number: int, startup: int) -> BaseSampler:
@@ -57,12 +62,19 @@ def _nsga2(seed: int, number: int, startup: int) -> BaseSampler:
 
 
 SAMPLERS: dict[str, Sampler] = {
+    "curves": Sampler(
+        _curves,
+        False,
+        "this project's own: Sobol points first, then a Gaussian process of what every trial's curve promises, and expected "
+        "improvement. The default for one objective: it takes choices, ranges and conditions, and learns the most from trials that "
+        "were stopped or still run.",
+    ),
     "tpe": Sampler(
         _tpe,
         True,
         "Sobol points first, then a tree-structured Parzen estimator, multivariate and grouped, with a constant liar for trials "
-        "that still run. The default: it takes choices, ranges and conditions, learns from stopped trials, and costs nothing with "
-        "hundreds of them.",
+        "that still run. The default for several objectives: it takes choices, ranges and conditions, learns from stopped trials, "
+        "and costs nothing with thousands of them.",
     ),
     "gp": Sampler(
         _gp,
@@ -87,6 +99,11 @@ SAMPLERS: dict[str, Sampler] = {
         "the genetic algorithm NSGA-II. Take it for several objectives and many trials (hundreds); with fewer, tpe.",
     ),
 }
+
+
+def default_sampler(objectives: int) -> str:
+    """The one for searches that name none."""
+    return "curves" if objectives == 1 else "tpe"
 
 
 def make_sampler(name: str, *, seed: int, number: int, startup: int, objectives: int = 1) -> BaseSampler:

@@ -85,7 +85,11 @@ def parser() -> argparse.ArgumentParser:
         help="end when the next ten trials are not expected to raise the best Dice by this much (default: 0.001; 0: never)",
     )
     how = found.add_argument_group("how (docs/search.md has a paragraph of advice on each)")
-    how.add_argument("--sampler", metavar="NAME", help="tpe (default), gp, cmaes, random, quasirandom, nsga2")
+    how.add_argument(
+        "--sampler",
+        metavar="NAME",
+        help="curves (default; with several objectives tpe), tpe, gp, cmaes, random, quasirandom, nsga2",
+    )
     how.add_argument("--scheduler", metavar="NAME", help="asha (default), hyperband, median, pbt, none")
     how.add_argument(
         "--objectives",

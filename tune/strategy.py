@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from cdal.errors import InputError
-from tune.samplers import make_sampler
+from tune.samplers import default_sampler, make_sampler
 from tune.space import Space, to_optuna
 from tune.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET
 
@@ -80,7 +80,7 @@ class Study:
         *,
         seed: int,
         startup: int,
-        sampler: str = "tpe",
+        sampler: str = "",
         objectives: Sequence[str] = ("dice",),
         journal: Path | None = None,
     ) -> None:
@@ -90,11 +90,12 @@ class Study:
             space: what is searched.
             seed: of the search.
             startup: random proposals before the model takes over.
-            sampler: one of `tune.samplers.SAMPLERS`.
+            sampler: one of `tune.samplers.SAMPLERS`; empty for the one that suits the objectives.
             objectives: of `OBJECTIVES`; the first must be Dice.
             journal: file for other programs, such as optuna-dashboard, that gets every ended trial; written anew.
         """
-        self._space, self._seed, self._startup, self._name, self._objectives = space, seed, startup, sampler, tuple(objectives)
+        self._space, self._seed, self._startup, self._objectives = space, seed, startup, tuple(objectives)
+        self._name = sampler or default_sampler(len(objectives))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [OBJECTIVES[name] for name in objectives]
         self.optuna = optuna.create_study(directions=directions, sampler=self._sampler(0))

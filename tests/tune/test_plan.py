@@ -52,7 +52,7 @@ WRONG: dict[str, tuple[Options, str]] = {
     "set field": (Options(sets=("loss.gama=1",)), "did you mean 'loss.r1_gamma'"),
     "set value": (Options(sets=("training.epochs=x",)), "training.epochs is 'x'"),
     "set option": (Options(sets=("dataset.shape=1",)), "unknown option 'shape'"),
-    "sampler": (Options(sampler="tep"), "--sampler is 'tep'; samplers are tpe"),
+    "sampler": (Options(sampler="tep"), "--sampler is 'tep'; samplers are curves"),
     "scheduler": (Options(scheduler="ahsa"), "--scheduler is 'ahsa'; schedulers are asha"),
     "sampler for several objectives": (Options(sampler="cmaes", objectives=("dice", "gpu_hours")), "with several take one of tpe"),
     "objective": (Options(objectives=("dice", "beauty")), "--objectives is 'dice,beauty'; name dice first"),
