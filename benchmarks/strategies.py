@@ -3,7 +3,7 @@
     python benchmarks/strategies.py                                # the lake that comes along, 16 simulated GPUs, 20 seeds
     python benchmarks/strategies.py --from results --seeds 5
 
-For every experiment of the lake: GPU-hours and hours until a trial shows 99 % of the best recorded Dice, as ratios of medians. Then
+For every space of the lake's experiments: GPU-hours and hours until a trial shows 99 % of the best recorded Dice, as ratios of medians. Then
 the time that it takes to rehearse a search of 1,000 trials on 100 GPUs with the default strategy, on one core.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cdal.errors import InputError
-from tune.curves import Surrogate, read
+from tune.curves import Surrogate, families, read
 from tune.medians import estimate_ratio
 from tune.rehearse import STRATEGIES, Plan, about, rehearse, run_one, summary, table
 from tune.results import load
@@ -40,8 +40,8 @@ def main() -> int:
     slow = False
     try:
         lake = load(args.source)
-        for experiment in lake.experiments:
-            surrogate = Surrogate(read(lake, [experiment.name]))
+        for names in families(lake):
+            surrogate = Surrogate(read(lake, names))
             compare(surrogate, args, console)
             slow |= long_rehearsal(surrogate) > LONGEST
     except InputError as error:

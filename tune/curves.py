@@ -101,6 +101,20 @@ def read(lake: Lake, names: Sequence[str] = ()) -> Recording:
     return recording
 
 
+def families(lake: Lake) -> list[list[str]]:
+    """Names of the experiments whose space is known, those with the same space together."""
+    found: list[tuple[Space, list[str]]] = []
+    for experiment in lake.experiments:
+        if isinstance(experiment.description.get("space"), Mapping):
+            space = _space(experiment)
+            names = next((names for other, names in found if _same(other, space)), None)
+            if names is None:
+                found.append((space, [experiment.name]))
+            else:
+                names.append(experiment.name)
+    return [names for _, names in found]
+
+
 def _read_trials(lake: Lake, space: Space, names: Sequence[str]) -> Recording:
     epochs: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
     for row in lake.metrics(["dice", "train_seconds", "validation_seconds"]).to_pylist():

@@ -213,7 +213,8 @@ class Plan:
         steps = config.training.steps_per_epoch or "one pass"
         shown += [f"training    {config.training.epochs} epochs of {steps} steps, batch {config.training.batch_size}"]
         shown += [f"objectives  {', '.join(f'{OBJECTIVES[name]} {name}' for name in options.objectives)}"]
-        shown += [f"sampler     {options.sampler}, after {self.startup} random trials"]
+        after = f", after {self.startup} random trial{'s' * (self.startup > 1)}" if self.startup else ""
+        shown += [f"sampler     {options.sampler}{after}"]
         shown += [f"            {SAMPLERS[options.sampler].advice}"] if advice else []
         shown += [f"scheduler   {options.scheduler}, from epoch {self.grace} on"]
         shown += [f"            {SCHEDULERS[options.scheduler].advice}"] if advice else []

@@ -9,7 +9,7 @@ import pytest
 from recorded import EPOCHS, NOISE, settings, space, true_curve, true_seconds, write_lake
 
 from cdal.errors import InputError
-from tune.curves import Surrogate, read
+from tune.curves import Surrogate, families, read
 from tune.results import create_experiment, load
 
 
@@ -81,6 +81,7 @@ def test_experiments_of_the_newest_ones_space_are_taken_together(tmp_path: Path)
     write_lake(tmp_path, "first")
     write_lake(tmp_path, "other", of=other)
     write_lake(tmp_path, "second", seed=1)
+    assert sorted(families(load(tmp_path))) == [["first", "second"], ["other"]]
     assert len(read(load(tmp_path)).trials) == 80
     assert len(read(load(tmp_path), ["first"]).trials) == 40
     assert read(load(tmp_path), ["other"]).space.parameters["loss.soft_dice"].high == 2.0

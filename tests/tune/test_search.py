@@ -177,6 +177,7 @@ def test_several_objectives_and_a_warm_start_from_them(tmp_path: Path) -> None:
     printed = run(*common, "--trials", 4, "--warm-start", "three", "--sampler", "random", "--scheduler", "median", "--name", "next")
     ended = len(table[table["kind"] == "searched"])
     assert any(f"warm start  from three: {ended} comparable trials" in line for line in printed)
+    assert any("random, after 1 random trial" in line for line in printed)  # of 4, as it knows of three
     warm = optuna.load_study(study_name="next", storage=journal(storage / "next"))
     assert len(warm.trials) == ended + len(trials(storage, "next").query("kind == 'searched'"))
 
