@@ -3,7 +3,7 @@
     python benchmarks/strategies.py                                # the lake that comes along, 16 simulated GPUs, 20 seeds
     python benchmarks/strategies.py --from results --seeds 5
 
-For every space of the lake's experiments: GPU-hours and hours until a trial shows 99 % of the best recorded Dice, as ratios of medians. Then
+For every space of the lake: GPU-hours and hours until a trial shows 99 % of the best recorded Dice, as ratios of medians. Then
 the time that it takes to rehearse a search of 1,000 trials on 100 GPUs with the default strategy, on one core.
 """
 
