@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtri
 
 from cdal.errors import InputError
 from cdal.metrics import rank_correlation
@@ -34,6 +35,7 @@ from tune.status import UNET
 
 FEWEST_TRIALS, FEWEST_WHOLE = 16, 4
 _FAILED = ("diverged", "failed", "infeasible")
+_KNOTS, _UPPER, _BEYOND = 65, 0.9, 3.0  # of the scale: quantiles, where its upper end begins, how far it goes on in scores
 _EXPLAINED, _MOST_COMPONENTS = 0.99, 4
 _ALIKE = 1 / 8  # share of the recorded trials that a missed curve is drawn from
 _STARTUP_SECONDS = 10.0  # where the record does not tell
@@ -182,6 +184,28 @@ class LearningCurve(NamedTuple):
     """Epochs after which it fails; None where it goes well."""
 
 
+class _Scale:
+    """Dice as normal scores: on this scale what was recorded is normally distributed, and an error means the same everywhere.
+
+    (On the logits' scale, one that turns a bad trial into a fair one would turn a fair one into one that is too good to be true.)
+    """
+
+    def __init__(self, dice: FloatArray) -> None:
+        shares = np.linspace(0.5, len(dice) - 0.5, _KNOTS) / len(dice)
+        levels, places = np.unique(np.quantile(dice, shares), return_inverse=True)
+        scores = np.bincount(places, ndtri(shares)) / np.bincount(places)  # those of equal Dice share one
+        upper = np.interp(_UPPER, shares, scores[places])
+        slope = (levels[-1] - np.quantile(dice, _UPPER)) / max(scores[-1] - upper, 1e-9)
+        self._levels = np.append(levels, min(levels[-1] + slope * _BEYOND, 1.0))  # better ones than were recorded
+        self._scores = np.append(scores, scores[-1] + _BEYOND)
+
+    def score(self, dice: FloatArray) -> FloatArray:
+        return np.interp(dice, self._levels, self._scores)
+
+    def dice(self, scores: FloatArray) -> FloatArray:
+        return np.interp(scores, self._scores, self._levels)
+
+
 class Surrogate:
     """Answers for any setting of a recording's space."""
 
@@ -197,7 +221,10 @@ class Surrogate:
         self._learnt = [index for index, trial in enumerate(recording.trials) if trial.dice.size and not trial.failed]
         trials = [recording.trials[index] for index in self._learnt]
         points = [axis[self._learnt] for axis in self._all]
-        curves = extrapolate([to_logit(trial.dice) for trial in trials], recording.epochs).curves
+        whole_curves = from_logit(extrapolate([to_logit(trial.dice) for trial in trials], recording.epochs).curves)
+        self._curves = dict(zip(self._learnt, whole_curves, strict=True))
+        self._scale = _Scale(whole_curves.ravel())
+        curves = self._scale.score(whole_curves)
         self._centre = curves.mean(axis=0)
         self._components = _components(curves - self._centre)
         self._processes = [GaussianProcess(points, scores) for scores in ((curves - self._centre) @ self._components.T).T]
@@ -207,13 +234,12 @@ class Surrogate:
         self._missed = curves - expected
         self._missed_seconds = self._seconds.targets - self._seconds.left_out
         self._promise = expected.max(axis=1)
-        best = from_logit(curves).max(axis=1)
+        best = whole_curves.max(axis=1)
         self.rank_correlation = rank_correlation(self._promise.tolist(), best.tolist())
         """Spearman, over the trials that did not fail: best Dice as recorded (and filled in), and as foretold from all others."""
         whole = [index for index, trial in enumerate(trials) if trial.dice.size == recording.epochs]
         self.rank_correlation_whole = rank_correlation(self._promise[whole].tolist(), best[whole].tolist())
         """The same over those that went to the end: a harder question where only good ones did."""
-        self._curves = dict(zip(self._learnt, curves, strict=True))
 
     def curve(self, values: Mapping[str, Any], seed: int) -> LearningCurve:
         """How a trial with these values goes; the same for the same seed."""
@@ -227,18 +253,19 @@ class Surrogate:
         alike = np.argsort(np.abs(self._promise - expected.max()), kind="stable")[: max(3, int(_ALIKE * len(self._promise)))]
         drawn = int(random.choice(alike))
         seconds = float(np.exp(self._seconds.mean(point)[0] + self._missed_seconds[drawn]))
-        return LearningCurve(from_logit(expected + self._missed[drawn]), seconds, nearest.dice.size if nearest.failed else None)
+        dice = self._scale.dice(expected + self._missed[drawn])
+        return LearningCurve(dice, seconds, nearest.dice.size if nearest.failed else None)
 
     def expected(self, values: Mapping[str, Any]) -> FloatArray:
-        """The curve (epochs,) without noise, as logits."""
+        """The curve (epochs,) without noise, as normal scores."""
         point = self._place([values])
         return self._from_scores(np.concatenate([process.mean(point) for process in self._processes]))
 
     def _recorded(self, index: int) -> LearningCurve:
         trial = self.recording.trials[index]
         if not trial.failed:
-            filled = from_logit(self._curves[index])
-            return LearningCurve(np.concatenate([trial.dice, filled[trial.dice.size :]]), trial.seconds, None)
+            filled = self._curves[index][trial.dice.size :]
+            return LearningCurve(np.concatenate([trial.dice, filled]), trial.seconds, None)
         rest = np.zeros(self.recording.epochs - trial.dice.size)
         usual = float(np.exp(self._seconds.targets.mean()))
         return LearningCurve(

@@ -41,7 +41,7 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
 Curve = Sequence[tuple[int, float]]
 """(epoch, best validation Dice so far), one per epoch."""
 
-_STARTUP = (4, 10)  # random trials before the model takes over: at least, at most
+_STARTUP = (4, 6)  # random trials before the model takes over: at least, at most
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def test_values_that_do_not_fit_are_recorded_and_skipped() -> None:
 
 
 def test_startup_trials_follow_the_size_of_the_search() -> None:
-    assert [startup_trials(trials) for trials in (1, 8, 24, 400, None)] == [4, 4, 6, 10, 10]
+    assert [startup_trials(trials) for trials in (1, 8, 24, 400, None)] == [4, 4, 6, 6, 6]
     assert [startup_trials(trials, at_once=16) for trials in (8, 24, 400, None)] == [4, 12, 16, 16]  # each worker has one
 
 
