@@ -68,11 +68,11 @@ def compare(surrogate: Surrogate, args: argparse.Namespace, console: Console) ->
 def long_rehearsal(surrogate: Surrogate) -> float:
     """Seconds for one search of 1,000 trials on 100 GPUs."""
     cluster = Cluster(gpus=100, startup_seconds=surrogate.recording.startup_seconds, losses_per_hour=LOSSES_PER_HOUR)
-    plan = Plan(cluster=cluster, trials=1000, seeds=1, strategies=("tpe+asha",), target=TARGET)
+    plan = Plan(cluster=cluster, trials=1000, seeds=1, strategies=("curves+asha",), target=TARGET)
     started = time.perf_counter()
-    run_one(surrogate, plan, ("tpe+asha", 0))  # the default, but that it does not end early
+    run_one(surrogate, plan, ("curves+asha", 0))  # the default, but that it does not end early
     seconds = time.perf_counter() - started
-    print(f"1,000 trials on 100 GPUs, tpe+asha: {seconds:.1f} s (bar: {LONGEST:.0f} s)\n")
+    print(f"1,000 trials on 100 GPUs, curves+asha: {seconds:.1f} s (bar: {LONGEST:.0f} s)\n")
     return seconds
 
 

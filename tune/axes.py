@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class Axis:
         """The unit of a value; of one out of range beyond the ends, and `INACTIVE` of what is none of the choice."""
         if not self._choices:
             width = self._high - self._low
-            return float(np.clip((self._scaled(value) - self._low) / width, -1, 2)) if width > 0 else 0.0
+            return min(max((self._scaled(value) - self._low) / width, -1.0), 2.0) if width > 0 else 0.0
         middles = (np.arange(len(self._choices)) + 0.5) / len(self._choices)
         if self._numbers:
             return float(np.interp(value, self._choices, middles))
@@ -52,9 +53,13 @@ class Axis:
 
     def snapped(self, units: FloatArray) -> FloatArray:
         """The units (n,) of the values at units from 0 to 1, which may lie between values."""
-        if not self._choices and not self._whole:
+        if self._choices:
+            return np.asarray((np.minimum(np.floor(units * len(self._choices)), len(self._choices) - 1) + 0.5) / len(self._choices))
+        if not self._whole:
             return units
-        return np.array([self.unit(self.value(unit)) for unit in units])
+        at = self._low + units * (self._high - self._low)
+        whole = np.clip(np.round(np.exp(at) if self._log else at), *self._ends)
+        return np.asarray(((np.log(whole) if self._log else whole) - self._low) / (self._high - self._low))
 
     def place(self, units: FloatArray) -> FloatArray:
         """Coordinates (n, columns) of units (n,): 0 to 1, by rank for numbers to choose from; other choices are 1 apart."""
@@ -65,4 +70,4 @@ class Axis:
         return np.nan_to_num(places, nan=0.5)[:, None]
 
     def _scaled(self, value: float) -> float:
-        return float(np.log(max(value, 1e-300))) if self._log else float(value)
+        return math.log(max(value, 1e-300)) if self._log else float(value)

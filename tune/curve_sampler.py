@@ -24,8 +24,8 @@ from tune.axes import INACTIVE, Axis
 from tune.extrapolation import extrapolate, to_logit
 from tune.gaussian_process import FloatArray, GaussianProcess
 
-_MOST_TRIALS = 300  # known to the model; beyond, the better two thirds of them and some of the others
-_FITS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # trials after which the kernel is fitted anew
+_MOST_TRIALS = 200  # known to the model; beyond, the better two thirds of them and some of the others
+_FITS = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # trials after which the kernel is fitted anew
 _DRAWN = 512
 _CENTRES, _NEIGHBOURS = 6, 64
 _REACH = (0.2, 0.1, 0.03)  # of the neighbours that are looked at, round after round
@@ -89,7 +89,7 @@ class _Model:
         self._known = units[chosen]
         self._process = GaussianProcess(self._place(self._known), promised[chosen], variances[chosen], self._fitted(known, units))
         self._foretold = self._process.mean(self._place(self._known))
-        awaited = self._units([trial for trial in trials if trial not in known and trial.state == TrialState.RUNNING])
+        awaited = self._units([trial for trial in trials if trial.state == TrialState.RUNNING and not trial.intermediate_values])
         both, noise = np.concatenate([self._known, awaited]), np.concatenate([variances[chosen], np.zeros(len(awaited))])
         self._deviations = self._process.deviations(self._place(both), noise)
 

@@ -4,12 +4,11 @@
     surrogate = Surrogate(recording)
     surrogate.curve({"diffusion.timesteps": 2, ...}, seed=0)     # Dice of every epoch, seconds per epoch, whether it fails
 
-A curve that was stopped early is used as far as it goes; what is missing is filled in epoch by epoch, by a regression on the epoch
-before over all trials that got further. (Whether a trial was stopped depends only on what was seen of it, so this is no bias.) The
-curves' principal components, and the logarithm of the seconds, are each a Gaussian process over the space. What the processes miss
-when a trial is left out is the noise: every (setting, seed) gets the whole missed curve of one of the recorded trials that promised
-about as much. Recorded settings answer with what was recorded. A setting fails, after as many epochs, where the nearest recorded
-one did.
+A curve that was stopped early is used as far as it goes; what is missing is filled in epoch by epoch (`tune/extrapolation.py`).
+Dice become normal scores, a scale on which an error means the same everywhere. On it the curves' principal components, and the
+logarithm of the seconds, are each a Gaussian process over the space. What the processes miss when a trial is left out is the noise:
+every (setting, seed) gets the whole missed curve of one of the recorded trials that promised about as much. Recorded settings
+answer with what was recorded. A setting fails, after as many epochs, where the nearest recorded one did.
 """
 
 from __future__ import annotations
@@ -200,10 +199,10 @@ class _Scale:
         self._scores = np.append(scores, scores[-1] + _BEYOND)
 
     def score(self, dice: FloatArray) -> FloatArray:
-        return np.interp(dice, self._levels, self._scores)
+        return np.asarray(np.interp(dice, self._levels, self._scores))
 
     def dice(self, scores: FloatArray) -> FloatArray:
-        return np.interp(scores, self._scores, self._levels)
+        return np.asarray(np.interp(scores, self._scores, self._levels))
 
 
 class Surrogate:

@@ -37,10 +37,12 @@ class GaussianProcess:
         self._offset, self._scale = float(self.targets.mean()), float(self.targets.std()) or 1.0
         y = (self.targets - self._offset) / self._scale
         known = np.zeros(len(y)) if self.variances is None else self.variances / self._scale**2
-        squares = squares_between(self.points, self.points)
-        self.hyperparameters = _choose(squares, y, known) if self.given is None else self.given
+        if self.given is None:
+            self.hyperparameters = _choose(squares_between(self.points, self.points), y, known)
+        else:
+            self.hyperparameters = self.given
         noise = np.exp(self.hyperparameters[1]) + known + _JITTER
-        self._lower = linalg.cholesky(_kernel(self.hyperparameters, squares)[0] + np.diag(noise), lower=True)
+        self._lower = linalg.cholesky(_covariance(self.hyperparameters, self.points, self.points) + np.diag(noise), lower=True)
         self._weights: FloatArray = linalg.cho_solve((self._lower, True), y)
 
     @property
@@ -51,17 +53,17 @@ class GaussianProcess:
 
     def mean(self, points: list[FloatArray]) -> FloatArray:
         """Expected values (points,)."""
-        kernel = _kernel(self.hyperparameters, squares_between(points, self.points))[0]
+        kernel = _covariance(self.hyperparameters, points, self.points)
         return np.asarray(self._offset + self._scale * (kernel @ self._weights))
 
     def deviations(self, points: list[FloatArray], variances: FloatArray) -> Callable[[list[FloatArray]], FloatArray]:
         """Standard deviations (n,) at other points, if these are all that is known; what was found there does not matter."""
         logs = self.hyperparameters
         noise = np.exp(logs[1]) + variances / self._scale**2 + _JITTER
-        lower = linalg.cholesky(_kernel(logs, squares_between(points, points))[0] + np.diag(noise), lower=True)
+        lower = linalg.cholesky(_covariance(logs, points, points) + np.diag(noise), lower=True)
 
         def at(others: list[FloatArray]) -> FloatArray:
-            explained = linalg.solve_triangular(lower, _kernel(logs, squares_between(points, others))[0], lower=True)
+            explained = linalg.solve_triangular(lower, _covariance(logs, points, others), lower=True)
             return np.asarray(self._scale * np.sqrt(np.maximum(np.exp(logs[0]) - (explained**2).sum(axis=0), _JITTER)))
 
         return at
@@ -75,6 +77,13 @@ def _choose(squares: FloatArray, y: FloatArray, known: FloatArray) -> FloatArray
         for start in starts
     ]
     return np.asarray(min(found, key=lambda result: float(result.fun)).x)
+
+
+def _covariance(logs: FloatArray, one: Sequence[FloatArray], other: Sequence[FloatArray]) -> FloatArray:
+    """Matern 5/2 (n, m), with one product of matrices: there may be thousands of points."""
+    a, b = (np.concatenate([x * np.exp(-log) for x, log in zip(points, logs[2:], strict=True)], axis=1) for points in (one, other))
+    root = np.sqrt(5 * np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T, 0))
+    return np.asarray((1 + root + root**2 / 3) * np.exp(logs[0] - root))
 
 
 def _kernel(logs: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -164,7 +164,7 @@ def rehearse(surrogate: Surrogate, plan: Plan) -> list[Run]:
 def run_one(surrogate: Surrogate, plan: Plan, task: tuple[str, int]) -> Run:
     """One strategy with one seed."""
     name, seed = task
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     recording = surrogate.recording
     space = recording.space
     searcher, scheduler = strategy(name)(space, plan.trials, plan.cluster.gpus, seed)
