@@ -19,8 +19,10 @@ from rich.console import Console
 from cdal.errors import InputError
 from tune.curves import Surrogate, families, read
 from tune.medians import estimate_ratio
+from tune.plan import Options
 from tune.rehearse import STRATEGIES, Plan, about, rehearse, run_one, summary, table
 from tune.results import load
+from tune.samplers import default_sampler
 from tune.simulation import Cluster
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -68,11 +70,12 @@ def compare(surrogate: Surrogate, args: argparse.Namespace, console: Console) ->
 def long_rehearsal(surrogate: Surrogate) -> float:
     """Seconds for one search of 1,000 trials on 100 GPUs."""
     cluster = Cluster(gpus=100, startup_seconds=surrogate.recording.startup_seconds, losses_per_hour=LOSSES_PER_HOUR)
-    plan = Plan(cluster=cluster, trials=1000, seeds=1, strategies=("curves+asha",), target=TARGET)
+    name = f"{default_sampler(1)}+{Options.scheduler}"  # the default, but that it does not end early
+    plan = Plan(cluster=cluster, trials=1000, seeds=1, strategies=(name,), target=TARGET)
     started = time.perf_counter()
-    run_one(surrogate, plan, ("curves+asha", 0))  # the default, but that it does not end early
+    run_one(surrogate, plan, (name, 0))
     seconds = time.perf_counter() - started
-    print(f"1,000 trials on 100 GPUs, curves+asha: {seconds:.1f} s (bar: {LONGEST:.0f} s)\n")
+    print(f"1,000 trials on 100 GPUs, {name}: {seconds:.1f} s (bar: {LONGEST:.0f} s)\n")
     return seconds
 
 

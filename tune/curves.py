@@ -81,8 +81,7 @@ def read(lake: Lake, names: Sequence[str] = ()) -> Recording:
     for name in names:
         if name not in known:
             raise InputError(f"there is no experiment {name!r}; the lake holds {', '.join(sorted(known))}")
-    described = [experiment for experiment in known.values() if isinstance(experiment.description.get("space"), Mapping)]
-    chosen = [known[name] for name in names] or sorted(described, key=_created)[-1:]
+    chosen = [known[name] for name in names] or sorted(_described(lake), key=_created)[-1:]
     if not chosen:
         raise InputError("no experiment of this lake says what its space is; record one with tune/search.py")
     space = _space(chosen[0])
@@ -90,7 +89,7 @@ def read(lake: Lake, names: Sequence[str] = ()) -> Recording:
         if not _same(_space(other), space):
             raise InputError(f"experiments {chosen[0].name} and {other.name} have different spaces; rehearse them one by one")
     if not names:
-        chosen = [experiment for experiment in described if _same(_space(experiment), space)]
+        chosen = [known[name] for family in families(lake) for name in family if chosen[0].name in family]
     recording = _read_trials(lake, space, [experiment.name for experiment in chosen])
     sizes = [trial.dice.size for trial in recording.trials if not trial.failed]
     whole = sizes.count(recording.epochs)
@@ -105,14 +104,13 @@ def read(lake: Lake, names: Sequence[str] = ()) -> Recording:
 def families(lake: Lake) -> list[list[str]]:
     """Names of the experiments whose space is known, those with the same space together."""
     found: list[tuple[Space, list[str]]] = []
-    for experiment in lake.experiments:
-        if isinstance(experiment.description.get("space"), Mapping):
-            space = _space(experiment)
-            names = next((names for other, names in found if _same(other, space)), None)
-            if names is None:
-                found.append((space, [experiment.name]))
-            else:
-                names.append(experiment.name)
+    for experiment in _described(lake):
+        space = _space(experiment)
+        names = next((names for other, names in found if _same(other, space)), None)
+        if names is None:
+            found.append((space, [experiment.name]))
+        else:
+            names.append(experiment.name)
     return [names for _, names in found]
 
 
@@ -157,6 +155,10 @@ def _curve(epochs: Mapping[int, tuple[float, float]], most: int) -> tuple[FloatA
         dice.append(epochs[len(dice) + 1][0])
         seconds.append(epochs[len(dice)][1])
     return np.array(dice), float(np.median(seconds)) if dice else np.nan
+
+
+def _described(lake: Lake) -> list[Experiment]:
+    return [experiment for experiment in lake.experiments if isinstance(experiment.description.get("space"), Mapping)]
 
 
 def _created(experiment: Experiment) -> str:

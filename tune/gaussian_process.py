@@ -36,13 +36,12 @@ class GaussianProcess:
     def __post_init__(self) -> None:
         self._offset, self._scale = float(self.targets.mean()), float(self.targets.std()) or 1.0
         y = (self.targets - self._offset) / self._scale
-        known = np.zeros(len(y)) if self.variances is None else self.variances / self._scale**2
+        variances = np.zeros(len(y)) if self.variances is None else self.variances
         if self.given is None:
-            self.hyperparameters = _choose(squares_between(self.points, self.points), y, known)
+            self.hyperparameters = _choose(squares_between(self.points, self.points), y, variances / self._scale**2)
         else:
             self.hyperparameters = self.given
-        noise = np.exp(self.hyperparameters[1]) + known + _JITTER
-        self._lower = linalg.cholesky(_covariance(self.hyperparameters, self.points, self.points) + np.diag(noise), lower=True)
+        self._lower = self._factor(self.points, variances)
         self._weights: FloatArray = linalg.cho_solve((self._lower, True), y)
 
     @property
@@ -58,15 +57,18 @@ class GaussianProcess:
 
     def deviations(self, points: list[FloatArray], variances: FloatArray) -> Callable[[list[FloatArray]], FloatArray]:
         """Standard deviations (n,) at other points, if these are all that is known; what was found there does not matter."""
-        logs = self.hyperparameters
-        noise = np.exp(logs[1]) + variances / self._scale**2 + _JITTER
-        lower = linalg.cholesky(_covariance(logs, points, points) + np.diag(noise), lower=True)
+        logs, lower = self.hyperparameters, self._factor(points, variances)
 
         def at(others: list[FloatArray]) -> FloatArray:
             explained = linalg.solve_triangular(lower, _covariance(logs, points, others), lower=True)
             return np.asarray(self._scale * np.sqrt(np.maximum(np.exp(logs[0]) - (explained**2).sum(axis=0), _JITTER)))
 
         return at
+
+    def _factor(self, points: list[FloatArray], variances: FloatArray) -> FloatArray:
+        """Lower Cholesky factor (n, n) of the covariance with noise."""
+        noise = np.exp(self.hyperparameters[1]) + variances / self._scale**2 + _JITTER
+        return np.asarray(linalg.cholesky(_covariance(self.hyperparameters, points, points) + np.diag(noise), lower=True))
 
 
 def _choose(squares: FloatArray, y: FloatArray, known: FloatArray) -> FloatArray:
@@ -83,21 +85,19 @@ def _covariance(logs: FloatArray, one: Sequence[FloatArray], other: Sequence[Flo
     """Matern 5/2 (n, m), with one product of matrices: there may be thousands of points."""
     a, b = (np.concatenate([x * np.exp(-log) for x, log in zip(points, logs[2:], strict=True)], axis=1) for points in (one, other))
     root = np.sqrt(5 * np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T, 0))
-    return np.asarray((1 + root + root**2 / 3) * np.exp(logs[0] - root))
+    return _matern(root, np.exp(logs[0] - root))
 
 
-def _kernel(logs: FloatArray, squares: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Matern 5/2 (n, m), the factor common to its derivatives by the log lengths, and the scaled squares (fields, n, m)."""
-    scaled = squares * np.exp(-2 * logs[2:])[:, None, None]
-    root = np.sqrt(5 * scaled.sum(axis=0))
-    decayed = np.exp(logs[0] - root)
-    return (1 + root + root**2 / 3) * decayed, 5 / 3 * (1 + root) * decayed, scaled
+def _matern(root: FloatArray, decayed: FloatArray) -> FloatArray:
+    return np.asarray((1 + root + root**2 / 3) * decayed)
 
 
 def _loss(logs: FloatArray, squares: FloatArray, y: FloatArray, known: FloatArray) -> tuple[float, FloatArray]:
     """Negative log posterior of (amplitude, noise, lengths), given as logarithms, and its gradient."""
-    kernel, slope, scaled = _kernel(logs, squares)
-    noise = np.exp(logs[1])
+    scaled = squares * np.exp(-2 * logs[2:])[:, None, None]
+    root = np.sqrt(5 * scaled.sum(axis=0))
+    decayed, noise = np.exp(logs[0] - root), np.exp(logs[1])
+    kernel, slope = _matern(root, decayed), 5 / 3 * (1 + root) * decayed  # the latter is common to the derivatives by the lengths
     lower = linalg.cholesky(kernel + np.diag(noise + known + _JITTER), lower=True)
     inverse = linalg.cho_solve((lower, True), np.eye(len(y)))
     weights = inverse @ y

@@ -3,7 +3,8 @@ r"""Rehearse a search: recorded learning curves on a simulated cluster, to compa
     python tune/rehearse.py --from results --gpus 16 --trials 200
     python tune/rehearse.py --from results --experiment first --experiment second --strategies default,random --out rehearsal.json
 
-What is replayed are Ray Tune's own schedulers and Optuna's own samplers; no cluster is started and nothing is trained. Strategies:
+What is replayed are Ray Tune's own schedulers, Optuna's own samplers and this project's; no cluster is started and nothing is
+trained. Strategies:
 
     default            what tune/search.py does, which ends when trials no longer pay; without the U-Net, whose record does not fit
     SAMPLER+SCHEDULER  others of its samplers and schedulers, such as gp+median, for all trials asked for
@@ -164,7 +165,7 @@ def rehearse(surrogate: Surrogate, plan: Plan) -> list[Run]:
 def run_one(surrogate: Surrogate, plan: Plan, task: tuple[str, int]) -> Run:
     """One strategy with one seed."""
     name, seed = task
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of conditions, which are meant
     recording = surrogate.recording
     space = recording.space
     searcher, scheduler = strategy(name)(space, plan.trials, plan.cluster.gpus, seed)

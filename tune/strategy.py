@@ -96,7 +96,7 @@ class Study:
         """
         self._space, self._seed, self._startup, self._objectives = space, seed, startup, tuple(objectives)
         self._name = sampler or default_sampler(len(objectives))
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of conditions, which are meant
         directions = [OBJECTIVES[name] for name in objectives]
         self.optuna = optuna.create_study(directions=directions, sampler=self._sampler(0))
         self._journal = None if journal is None else _open_journal(journal, directions, objectives)
