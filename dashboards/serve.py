@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watch = Watch(options.storage, options.experiment, REMOTE_SECONDS if remote else LOCAL_SECONDS)
     app = live_page(watch, options.storage)
     guard(app, token, f"cdal-{port}")
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for all its panels at once
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # a page asks for all its panels at once; on Ctrl-C requests may wait
     server = create_server(app.server, sockets=[listening], threads=8, ident=None, max_request_body_size=1 << 20)
     named = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else f"[{host}]" if ":" in host else host
     print(f"http://{named}:{port}/" + (f"?token={token}" if token else ""), flush=True)  # noqa: T201
