@@ -330,7 +330,7 @@ def rungs(trials: pd.DataFrame, descriptions: Iterable[Mapping[str, Any]]) -> tu
     for description in descriptions:
         arguments = description.get("arguments")
         scheduler = arguments.get("scheduler") if isinstance(arguments, Mapping) else None
-        if scheduler != "asha" or not epochs > 1:
+        if scheduler not in ("asha", "hedged") or not epochs > 1:
             return ()
         rung, own = max(1, int(epochs) // 8), []
         while rung < epochs:

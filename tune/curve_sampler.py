@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
+from threadpoolctl import threadpool_limits
 
 from tune.axes import INACTIVE, Axis
 from tune.extrapolation import extrapolate, to_logit
@@ -47,6 +48,7 @@ class CurveSampler(BaseSampler):
             found |= other.distributions
         return {name: distribution for name, distribution in sorted(found.items()) if not distribution.single()}
 
+    @threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]  # more take longer, and the trials' cores
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """The values of which the most is expected."""
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]

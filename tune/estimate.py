@@ -19,7 +19,7 @@ from cdal.data.batches import steps_per_pass, training_batch
 from cdal.evaluation import validate
 from cdal.predict import full_protocol, protocol, sampler
 from cdal.training import Draws, Trainer
-from tune.schedulers import POPULATION, REDUCTION
+from tune.schedulers import HEDGE, POPULATION, REDUCTION
 
 _PATIENCE = 3.0  # seconds that one case may take before its scoring is reckoned, not timed
 
@@ -106,6 +106,8 @@ def expected_epochs(scheduler: str, epochs: int, grace: int) -> float:
         return epochs
     if scheduler == "median":
         return (grace + epochs) / 2  # half of them go on
+    if scheduler == "hedged":
+        return expected_epochs("asha", epochs, grace) * (1 - 1 / HEDGE) + epochs / HEDGE
     total, share, rung = 0.0, 1.0, 0
     for milestone in [*(grace * REDUCTION**k for k in range(64) if grace * REDUCTION**k < epochs), epochs]:
         total += share * (milestone - rung)

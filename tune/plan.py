@@ -56,7 +56,7 @@ class Options:
     """Dice below which further trials do not pay."""
     sampler: str = ""
     """Empty for the one that suits the objectives."""
-    scheduler: str = "asha"
+    scheduler: str = "hedged"
     objectives: tuple[str, ...] = ("dice",)
     warm_start: str | None = None
     """An experiment of the lake, or another lake, or an experiment of it."""

@@ -32,6 +32,7 @@ try:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
     from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
+    from threadpoolctl import threadpool_limits
 
     from cdal.errors import InputError
     from tune.curves import Recording, Surrogate, read
@@ -67,7 +68,8 @@ def ours(
     """What tune/search.py does, but that the U-Net is left out and another trial takes its place."""
     epochs = space.base.training.epochs
     without = sum(control.kind == UNET for control in controls(space))
-    study = Study(space, seed=seed, startup=startup_trials(trials, at_once), sampler=sampler)
+    startup = startup_trials(trials, at_once)
+    study = Study(space, seed=seed, startup=startup, sampler=sampler)
     queue = Queue.start(space, study, trials + without)
     queue.waiting = [proposal for proposal in queue.waiting if proposal.kind != UNET]
 
@@ -79,7 +81,7 @@ def ours(
         return min_improvement > 0 and why_enough(study.sampled, min_improvement) is not None
 
     searcher = TruthfulSearcher(queue, configure, lambda proposal, reason: None, enough)
-    return Strategy(searcher, make_scheduler(scheduler, epochs=epochs, grace=grace_epochs(epochs)))
+    return Strategy(searcher, make_scheduler(scheduler, epochs=epochs, grace=grace_epochs(epochs), startup=startup))
 
 
 def plain_ray(space: Space, trials: int, at_once: int, seed: int) -> Strategy:
@@ -162,6 +164,7 @@ def rehearse(surrogate: Surrogate, plan: Plan) -> list[Run]:
         return list(track(runs, "rehearsing", total=len(tasks), transient=True))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]  # every core has a rehearsal of its own
 def run_one(surrogate: Surrogate, plan: Plan, task: tuple[str, int]) -> Run:
     """One strategy with one seed."""
     name, seed = task

@@ -1,4 +1,4 @@
-"""Schedulers by name: which trials are stopped before their end. The rules are Ray Tune's own.
+"""Schedulers by name: which trials are stopped before their end. The rules are Ray Tune's own; `hedged` spares some.
 
 The published settings set the bar for others but always run to the end, as the plain U-Net does, which learns at another pace and
 sets no bar. A trial that reached its last epoch is not stopped before its final evaluation. A resumed search replays what earlier
@@ -21,6 +21,7 @@ from tune.strategy import Curve, Outcome
 
 POPULATION = "pbt"
 REDUCTION = 3
+HEDGE = 4  # one in so many, which then take about as much time as the others (Li et al. 2018: equal budgets)
 _BRACKETS = 3
 _NEVER: Any = math.inf  # does the median rule pause a trial to let others catch up
 
@@ -31,6 +32,8 @@ class Scheduler(NamedTuple):
     make: Callable[[int, int], TrialScheduler] | None
     """From the epochs of a whole trial, and the epochs before a trial may be stopped; None for what is no stopping rule."""
     advice: str
+    hedged: bool = False
+    """Whether some of the trials that a model proposed run to their end, whatever the rule says."""
 
 
 def _asha(epochs: int, grace: int, brackets: int = 1) -> TrialScheduler:
@@ -67,10 +70,16 @@ def _none(epochs: int, grace: int) -> TrialScheduler:
 
 
 SCHEDULERS: dict[str, Scheduler] = {
+    "hedged": Scheduler(
+        _asha,
+        "the default: asha, but every fourth trial that the sampler proposes runs to its end. So a setting that starts slowly may "
+        "still win, and the sampler learns how whole curves go.",
+        hedged=True,
+    ),
     "asha": Scheduler(
         _asha,
-        "asynchronous successive halving (Li et al. 2020): at epochs g, 3g, 9g ... only the best third goes on. The default: it "
-        "saves most, and is right wherever early epochs tell something of later ones.",
+        "asynchronous successive halving (Li et al. 2020): at epochs g, 3g, 9g ... only the best third goes on. It saves most. "
+        "Take it where early epochs tell much of later ones, as in long trainings that differ little in their learning rates.",
     ),
     "hyperband": Scheduler(
         _hyperband,
@@ -92,21 +101,22 @@ SCHEDULERS: dict[str, Scheduler] = {
 }
 
 
-def make_scheduler(name: str, *, epochs: int, grace: int) -> EarlyStopping:
+def make_scheduler(name: str, *, epochs: int, grace: int, startup: int) -> EarlyStopping:
     """The stopping rule of a search.
 
     Args:
         name: one of `SCHEDULERS`.
         epochs: of a whole trial.
         grace: epochs before a trial may be stopped.
+        startup: trials proposed at random, before the model takes over.
 
     Raises:
         InputError: there is no such scheduler.
     """
     check_scheduler(name)
-    make = SCHEDULERS[name].make
-    assert make is not None, f"{name} is made elsewhere"
-    return EarlyStopping(make(epochs, min(grace, epochs)), epochs)
+    scheduler = SCHEDULERS[name]
+    assert scheduler.make is not None, f"{name} is made elsewhere"
+    return EarlyStopping(scheduler.make(epochs, min(grace, epochs)), epochs, startup if scheduler.hedged else None)
 
 
 def check_scheduler(name: str) -> None:
@@ -124,9 +134,9 @@ class Known(NamedTuple):
 class EarlyStopping(FIFOScheduler):
     """One of Ray's stopping rules as this project's trials need it."""
 
-    def __init__(self, rule: TrialScheduler, epochs: int) -> None:
+    def __init__(self, rule: TrialScheduler, epochs: int, hedged_from: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._rule, self._epochs = rule, epochs
+        self._rule, self._epochs, self._hedged_from = rule, epochs, hedged_from
         self._known: set[int] = set()
 
     def replay(self, outcomes: Sequence[Outcome]) -> None:
@@ -137,11 +147,14 @@ class EarlyStopping(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
-        kind = trial.config["kind"]
+        kind, number = trial.config["kind"], trial.config["number"]
         if kind == UNET:
             return str(TrialScheduler.CONTINUE)
-        decision = self._judge(trial.config["number"], result.get("curve", ()))
-        return str(TrialScheduler.CONTINUE) if kind == PUBLISHED else decision
+        decision = self._judge(number, result.get("curve", ()))
+        return str(TrialScheduler.CONTINUE) if kind == PUBLISHED or self._is_hedge(number) else decision
+
+    def _is_hedge(self, number: int) -> bool:
+        return self._hedged_from is not None and number >= self._hedged_from and number % HEDGE == 0
 
     def _judge(self, number: int, curve: Curve) -> str:
         decision = str(TrialScheduler.CONTINUE)

@@ -93,7 +93,7 @@ class Session:
         self._scheduler: EarlyStopping | PopulationTraining = (
             PopulationTraining(plan.space, interval=plan.grace, seed=options.seed)
             if self._population
-            else make_scheduler(options.scheduler, epochs=config.training.epochs, grace=plan.grace)
+            else make_scheduler(options.scheduler, epochs=config.training.epochs, grace=plan.grace, startup=plan.startup)
         )
         self._enough: tuple[int, str | None] = (0, None)
         self._interrupted = threading.Event()

@@ -21,6 +21,7 @@ def whole(**changes: Any) -> Forecast:
 def test_stopping_shortens_the_average_trial() -> None:
     assert expected_epochs("none", 10, 2) == 10
     assert expected_epochs("asha", 10, 2) == pytest.approx(2 + 4 / 3 + 4 / 9)  # rungs at 2 and 6
+    assert expected_epochs("hedged", 10, 2) == pytest.approx((10 + 3 * (2 + 4 / 3 + 4 / 9)) / 4)
     assert expected_epochs("median", 10, 2) == 6
 
 
