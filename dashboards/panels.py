@@ -99,7 +99,7 @@ def _curves(board: Board) -> Drawn | None:
         epochs = ", ".join(map(str, board.rungs))
         caption += (
             f" Dotted lines are the rungs of successive halving (epochs {epochs}): only the best third of the trials that reach "
-            "one goes on."
+            "one goes on, besides the published settings and those that `hedged` spares."
         )
     if left_out:
         caption += f" {left_out} lower-ranked trials are left out."
