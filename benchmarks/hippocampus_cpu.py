@@ -93,7 +93,7 @@ def compare(command: list[str], storage: Path, seeds: range) -> None:
         for (name, options), half in zip(STRATEGIES.items(), halves, strict=True):
             own = [*command, *options, "--seed", str(seed), "--name", f"{name}-{seed}"]
             running.append(subprocess.Popen(["taskset", "-c", ",".join(map(str, half)), *own], cwd=ROOT))
-        if any([process.wait() for process in running]):  # both said why
+        if any([process.wait() for process in running]):  # a list, to wait for both; whoever failed said why
             sys.exit(2)
 
     curves = {name: [best_over_time(storage, f"{name}-{seed}") for seed in seeds] for name in STRATEGIES}

@@ -213,11 +213,12 @@ class Plan:
         steps = config.training.steps_per_epoch or "one pass"
         shown += [f"training    {config.training.epochs} epochs of {steps} steps, batch {config.training.batch_size}"]
         shown += [f"objectives  {', '.join(f'{OBJECTIVES[name]} {name}' for name in options.objectives)}"]
-        models = self.startup and options.sampler not in ("random", "quasirandom")
-        after = f", after {self.startup} random trial{'s' * (self.startup > 1)}" if models else ""
+        followed = self.startup > 0 and SAMPLERS[options.sampler].learns
+        after = f", after {self.startup} random trial{'s' * (self.startup > 1)}" if followed else ""
         shown += [f"sampler     {options.sampler}{after}"]
         shown += [f"            {SAMPLERS[options.sampler].advice}"] if advice else []
-        shown += [f"scheduler   {options.scheduler}" + f", from epoch {self.grace} on" * (options.scheduler != "none")]
+        start = "" if options.scheduler == "none" else f", from epoch {self.grace} on"
+        shown += [f"scheduler   {options.scheduler}{start}"]
         shown += [f"            {SCHEDULERS[options.scheduler].advice}"] if advice else []
         if options.warm_start is not None:
             shown += [f"warm start  from {options.warm_start}: {self.warm_start}"]

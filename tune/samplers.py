@@ -25,6 +25,8 @@ class Sampler(NamedTuple):
     """From the search's seed, the proposal's number, and how many random trials come first."""
     several_objectives: bool
     advice: str
+    learns: bool = True
+    """Whether there is a model that follows the random trials."""
 
 
 def _tpe(seed: int, number: int, startup: int) -> BaseSampler:
@@ -87,11 +89,17 @@ SAMPLERS: dict[str, Sampler] = {
         False,
         "CMA-ES. Take it for many trials (several hundred) of a space that has ranges only; choices are drawn at random.",
     ),
-    "random": Sampler(_random, True, "random. The yardstick; and the one to take where a space shall be mapped, not searched."),
+    "random": Sampler(
+        _random,
+        True,
+        "random. The yardstick; and the one to take where a space shall be mapped, not searched.",
+        learns=False,
+    ),
     "quasirandom": Sampler(
         _quasirandom,
         True,
         "scrambled Sobol points: random, but spread evenly. Take it for the first look at a new space, or for importances.",
+        learns=False,
     ),
     "nsga2": Sampler(
         _nsga2,

@@ -72,8 +72,8 @@ def _none(epochs: int, grace: int) -> TrialScheduler:
 SCHEDULERS: dict[str, Scheduler] = {
     "hedged": Scheduler(
         _asha,
-        "the default: asha, but every fourth trial that the sampler proposes runs to its end. So a setting that starts slowly may "
-        "still win, and the sampler learns how whole curves go.",
+        "the default: asha, but every fourth trial that the sampler proposes after the random ones runs to its end. So a setting "
+        "that starts slowly may still win, and the sampler learns how whole curves go.",
         hedged=True,
     ),
     "asha": Scheduler(
@@ -116,7 +116,7 @@ def make_scheduler(name: str, *, epochs: int, grace: int, startup: int) -> Early
     check_scheduler(name)
     scheduler = SCHEDULERS[name]
     assert scheduler.make is not None, f"{name} is made elsewhere"
-    return EarlyStopping(scheduler.make(epochs, min(grace, epochs)), epochs, startup if scheduler.hedged else None)
+    return EarlyStopping(scheduler.make(epochs, min(grace, epochs)), epochs, startup if scheduler.hedged else math.inf)
 
 
 def check_scheduler(name: str) -> None:
@@ -134,7 +134,7 @@ class Known(NamedTuple):
 class EarlyStopping(FIFOScheduler):
     """One of Ray's stopping rules as this project's trials need it."""
 
-    def __init__(self, rule: TrialScheduler, epochs: int, hedged_from: int | None = None) -> None:
+    def __init__(self, rule: TrialScheduler, epochs: int, hedged_from: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rule, self._epochs, self._hedged_from = rule, epochs, hedged_from
         self._known: set[int] = set()
@@ -151,10 +151,8 @@ class EarlyStopping(FIFOScheduler):
         if kind == UNET:
             return str(TrialScheduler.CONTINUE)
         decision = self._judge(number, result.get("curve", ()))
-        return str(TrialScheduler.CONTINUE) if kind == PUBLISHED or self._is_hedge(number) else decision
-
-    def _is_hedge(self, number: int) -> bool:
-        return self._hedged_from is not None and number >= self._hedged_from and number % HEDGE == 0
+        spared = kind == PUBLISHED or (number >= self._hedged_from and number % HEDGE == 0)
+        return str(TrialScheduler.CONTINUE) if spared else decision
 
     def _judge(self, number: int, curve: Curve) -> str:
         decision = str(TrialScheduler.CONTINUE)
