@@ -7,10 +7,11 @@ budget(trial_id, result)      # Ray Tune's question whether a trial shall stop
 
 from __future__ import annotations
 
-import math
 import time
+from bisect import insort
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.stopper import Stopper
 
 TIME_IS_UP, GPU_HOURS_ARE_UP = "the time budget was used up", "the GPU-hours were used up"
@@ -24,21 +25,29 @@ class Budget(Stopper):
     """
 
     def __init__(
-        self, *, seconds: float | None, epochs: int, gpu_hours: float | None = None, gpus: float = 0, spent: float = 0
+        self,
+        *,
+        seconds: float | None,
+        epochs: int,
+        least: int = 1,
+        gpu_hours: float | None = None,
+        gpus: float = 0,
+        spent: float = 0,
     ) -> None:
         """Start the clock.
 
         Args:
             seconds: of this session; None for as long as it takes.
             epochs: of a whole trial, which scoring follows, not another epoch.
+            least: epochs that there must be room for when a trial begins; with fewer it is compared with nothing.
             gpu_hours: of the whole search; None for as many as it takes.
             gpus: that one trial holds.
             spent: GPU-hours of earlier sessions.
         """
-        self._seconds, self._epochs, self._gpu_hours, self._gpus = seconds, epochs, gpu_hours, gpus
+        self._seconds, self._epochs, self._least, self._gpu_hours, self._gpus = seconds, epochs, least, gpu_hours, gpus
         self._started = time.monotonic()
         self._scoring: float | None = None
-        self._shortest = math.inf  # epoch so far
+        self._epoch_seconds: list[float] = []  # of all trials, in order
         self.spent = spent
         """GPU-hours so far, of whole epochs and scorings."""
         self.stopped: dict[str, str] = {}
@@ -65,8 +74,8 @@ class Budget(Stopper):
 
     @property
     def over(self) -> bool:
-        """Whether there is no room for another trial, not even for one epoch of it."""
-        return self._why_not(self._shortest if math.isfinite(self._shortest) else 0.0) is not None
+        """Whether there is no room for another trial, at the pace of the epochs so far."""
+        return self._why_no_room(self._least) is not None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether this trial shall stop."""
@@ -74,7 +83,7 @@ class Budget(Stopper):
         self.spent += self._gpus * seconds / 3600
         if result.get("done"):
             return False
-        self._shortest = min(self._shortest, seconds)
+        insort(self._epoch_seconds, seconds)
         reason = self._why_not(0.0 if result.get("epoch", 0) >= self._epochs else seconds)
         if reason is None:
             return False
@@ -85,9 +94,23 @@ class Budget(Stopper):
         """Trials end one by one."""
         return False
 
+    def turn_away(self, tune_controller: Any) -> None:
+        """Stop the trials that wait for their turn, or for a machine to join, when there is no room for a single epoch."""
+        if (reason := self._why_no_room(1)) is None:
+            return
+        for trial in list(tune_controller.get_live_trials()):
+            if trial.status in (Trial.PENDING, Trial.PAUSED):
+                self.stopped[trial.trial_id] = reason
+                tune_controller.stop_trial(trial)
+
     def _reserve(self, whole: float) -> float:
         """Seconds kept back of a budget in seconds."""
         return 0.1 * whole if self._scoring is None else min(1.5 * self._scoring, 0.5 * whole)
+
+    def _why_no_room(self, epochs: int) -> str | None:
+        """Why there is no room for so many epochs as long as the usual one; None where there is."""
+        known = self._epoch_seconds
+        return self._why_not(epochs * known[len(known) // 2] if known else 0.0)
 
     def _why_not(self, seconds: float) -> str | None:
         """Why a trial may not go on for some seconds; None where it may."""

@@ -171,7 +171,11 @@ def _space(experiment: Experiment) -> Space:
 
 
 def _same(one: Space, other: Space) -> bool:
-    return one.to_dict() | {"source": ""} == other.to_dict() | {"source": ""}
+    """Whether they are one space, wherever it was written down and whatever seed it is trained with."""
+    first, second = (space.to_dict() | {"source": ""} for space in (one, other))
+    for content in (first, second):
+        content["fixed"] = {path: value for path, value in content["fixed"].items() if path != "training.seed"}
+    return first == second
 
 
 class LearningCurve(NamedTuple):

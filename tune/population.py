@@ -16,6 +16,7 @@ import numpy as np
 from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 
 from cdal.config import Config
+from tune.budget import Budget
 from tune.parameters import Parameter
 from tune.space import Space
 from tune.status import SEARCHED
@@ -28,6 +29,9 @@ _RESAMPLED = 0.25  # how often a setting is drawn afresh
 
 class PopulationTraining(PopulationBasedTraining):
     """Ray's scheduler for trials that carry their settings as JSON, beside a searcher and controls."""
+
+    budget: Budget | None = None
+    """Of the search, where it has one."""
 
     def __init__(self, space: Space, *, interval: int, seed: int) -> None:
         """Make a scheduler.
@@ -64,7 +68,9 @@ class PopulationTraining(PopulationBasedTraining):
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The controls first, then whoever has trained least."""
+        """The controls first, then whoever has trained least, if there is room in the budget."""
+        if self.budget is not None:
+            self.budget.turn_away(tune_controller)
         waiting = [trial for trial in tune_controller.get_trials() if trial.status in ("PENDING", "PAUSED")]
         controls = [trial for trial in waiting if trial.config["kind"] != SEARCHED]
         return controls[0] if controls else super().choose_trial_to_run(SimpleNamespace(get_trials=lambda: waiting))  # type: ignore[arg-type]

@@ -292,8 +292,9 @@ class RecordingCallback(Callback):
         self._recorder.take(trial.config["number"], message)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended: by its own last message, or because it was stopped."""
-        self._recorder.end(trial.config["number"], STOPPED, self._why_stopped(trial.trial_id))
+        """A trial ended: by its own last message, because it was stopped, or because there was no time for it to begin."""
+        status = STOPPED if trial.has_reported_at_least_once else INTERRUPTED
+        self._recorder.end(trial.config["number"], status, self._why_stopped(trial.trial_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died and Tune starts the trial again."""

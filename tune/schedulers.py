@@ -16,6 +16,7 @@ import numpy as np
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from cdal.errors import InputError
+from tune.budget import Budget
 from tune.status import PUBLISHED, UNET
 from tune.strategy import Curve, Outcome
 
@@ -134,6 +135,9 @@ class Known(NamedTuple):
 class EarlyStopping(FIFOScheduler):
     """One of Ray's stopping rules as this project's trials need it."""
 
+    budget: Budget | None = None
+    """Of the search, where it has one."""
+
     def __init__(self, rule: TrialScheduler, epochs: int, hedged_from: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rule, self._epochs, self._hedged_from = rule, epochs, hedged_from
@@ -144,6 +148,12 @@ class EarlyStopping(FIFOScheduler):
         for outcome in outcomes:
             if outcome.proposal.kind != UNET:
                 self._judge(outcome.proposal.number, outcome.curve)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The next one, if there is room in the budget."""
+        if self.budget is not None:
+            self.budget.turn_away(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""

@@ -116,10 +116,12 @@ class Session:
         limits = Budget(
             seconds=budget,
             epochs=self.plan.published.training.epochs,
+            least=self.plan.grace,
             gpu_hours=self.plan.options.gpu_hours,
             gpus=self.plan.gpus,
             spent=self.plan.gpus * sum(record.seconds_so_far for record in self.recorder.snapshot()) / 3600,
         )
+        self._scheduler.budget = limits
         try:
             with self._signals():
                 if not queue.empty and not limits.over and (queue.waiting or self.why_enough() is None):

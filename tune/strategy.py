@@ -139,6 +139,10 @@ class Study:
                     self._open[number].report(value, epoch)
                 self._reported[number][epoch] = value
 
+    def has_reported(self, number: int) -> bool:
+        """Whether a trial that runs has shown any value."""
+        return bool(self._reported.get(number))
+
     def end(self, number: int, status: str, costs: Mapping[str, float] | None = None) -> None:
         """Tell how a trial ended; one without any value failed, whatever it says.
 
@@ -317,8 +321,10 @@ class TruthfulSearcher(Searcher):
         self._queue.study.report(self._numbers[trial_id], result.get("curve", ()))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tune ended a trial; only a trial's own last message has a status."""
+        """Tune ended a trial; only a trial's own last message has a status. Of one that never began there is nothing to tell."""
         number, last = self._numbers[trial_id], result or {}
+        if result is None and not error and not self._queue.study.has_reported(number):
+            return
         self._queue.study.report(number, last.get("curve", ()))
         costs = {name: last[name] for name in OBJECTIVES if name in last}
         self._queue.study.end(number, FAILED if error else last.get("status", STOPPED), costs)

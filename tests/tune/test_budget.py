@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from tune.budget import GPU_HOURS_ARE_UP, TIME_IS_UP, Budget
@@ -28,6 +31,29 @@ def test_trials_that_have_no_time_for_another_epoch_are_stopped() -> None:
     short = Budget(seconds=60.0, epochs=4)
     assert short("a", {"epoch": 1, "time_this_iter_s": 58.0})
     assert short.over  # what is left is too short for an epoch of a new trial
+
+
+def test_a_trial_that_waits_is_turned_away_when_there_is_no_room_for_an_epoch() -> None:
+    trials = [SimpleNamespace(trial_id=status, status=status) for status in ("RUNNING", "PENDING", "PAUSED")]
+    stopped: list[Any] = []
+    tune = SimpleNamespace(get_live_trials=lambda: trials, stop_trial=stopped.append)
+    budget = Budget(seconds=100.0, epochs=16, least=2)
+    budget.turn_away(tune)
+    for seconds in (1.0, 2.0, 80.0):
+        budget("RUNNING", {"epoch": 1, "time_this_iter_s": seconds})
+    budget.turn_away(tune)
+    assert not budget.over
+    assert not stopped
+    for seconds in (40.0, 46.0, 47.0, 48.0):  # 46 is the usual epoch now, and 90 seconds are left
+        budget("RUNNING", {"epoch": 1, "time_this_iter_s": seconds})
+    budget.turn_away(tune)
+    assert budget.over  # no room for two
+    assert not stopped
+    for seconds in range(91, 99):
+        budget("RUNNING", {"epoch": 16, "time_this_iter_s": float(seconds)})
+    budget.turn_away(tune)
+    assert stopped == trials[1:]
+    assert budget.stopped == {"PENDING": TIME_IS_UP, "PAUSED": TIME_IS_UP}
 
 
 def test_gpu_hours_are_counted_over_all_trials_and_sessions() -> None:

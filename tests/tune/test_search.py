@@ -132,11 +132,24 @@ def test_a_time_budget_ends_with_the_best_trial_scored(tmp_path: Path) -> None:
     storage = tmp_path / "lake"
     lines = run("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "25s", "--name", "short")
     table = trials(storage, "short")
-    assert set(table["status"]) == {"stopped"}
+    assert list(table["status"]) == ["stopped", "stopped"]  # no third one begins where there is no time for it
     best = table.loc[table["validation_dice"].idxmax()]
     assert pd.notna(best["final_dice"])
     assert "the time budget was used up" in set(table["reason"])
     assert lines[-1] == str(storage / "leaderboard" / "index.html")
+
+
+def test_trials_that_had_no_turn_within_the_budget_are_left_for_another_session(tmp_path: Path) -> None:
+    storage = tmp_path / "lake"
+    arguments = ("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "15s", "--name", "crowd")
+    run(*arguments, "--scheduler", "pbt", "--trials", 8)  # all are proposed at once
+    table = trials(storage, "crowd").set_index("number")
+    assert list(table["status"][:2]) == ["stopped", "stopped"]
+    waiting = table.loc[4:]
+    assert set(waiting["status"]) == {"interrupted"}
+    assert set(waiting["reason"]) == {"the time budget was used up"}
+    assert waiting["started_at"].isna().all()
+    assert waiting["epochs"].isna().all()
 
 
 def test_trials_of_several_workers(tmp_path: Path) -> None:

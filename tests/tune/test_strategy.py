@@ -154,6 +154,17 @@ def test_values_that_do_not_fit_are_recorded_and_skipped() -> None:
     assert [state for state, _, _ in told(found)] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
 
 
+def test_nothing_is_told_of_a_trial_that_never_began() -> None:
+    found = study()
+    tune = searcher(Queue.start(space(), found, 4))
+    for name in "abc":
+        tune.suggest(name)
+    tune.on_trial_result("a", {"curve": [(1, 0.2)]})
+    for name in "ac":
+        tune.on_trial_complete(name)  # as Tune does when a trial is stopped that waits
+    assert [state for state, _, _ in told(found)] == [TrialState.PRUNED, TrialState.RUNNING]
+
+
 def test_startup_trials_follow_the_size_of_the_search() -> None:
     assert [startup_trials(trials) for trials in (1, 8, 24, 400, None)] == [4, 4, 6, 6, 6]
     assert [startup_trials(trials, at_once=16) for trials in (8, 24, 400, None)] == [4, 12, 16, 16]  # each worker has one
