@@ -129,7 +129,7 @@ class Plan:
 
     @property
     def startup(self) -> int:
-        """Random trials before the sampler's model takes over; fewer where it knows of some from elsewhere."""
+        """Trials before the sampler's model takes over, controls among them; fewer where it knows of some from elsewhere."""
         return max(startup_trials(self.trials, self.resources.at_once) - len(self.warm_start.told), 0)
 
     @property
@@ -214,8 +214,8 @@ class Plan:
         shown += [f"training    {config.training.epochs} epochs of {steps} steps, batch {config.training.batch_size}"]
         shown += [f"objectives  {', '.join(f'{OBJECTIVES[name]} {name}' for name in options.objectives)}"]
         followed = self.startup > 0 and SAMPLERS[options.sampler].learns
-        after = f", after {self.startup} random trial{'s' * (self.startup > 1)}" if followed else ""
-        shown += [f"sampler     {options.sampler}{after}"]
+        start = f", from trial {self.startup} on" if followed else ""
+        shown += [f"sampler     {options.sampler}{start}"]
         shown += [f"            {SAMPLERS[options.sampler].advice}"] if advice else []
         start = "" if options.scheduler == "none" else f", from epoch {self.grace} on"
         shown += [f"scheduler   {options.scheduler}{start}"]

@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
 
 
 def startup_trials(trials: int | None, at_once: int = 1) -> int:
-    """How many random proposals come before the model: a quarter of the search, within bounds, and no fewer than run at once."""
+    """How many trials, controls among them, come before the model: a quarter, within bounds, and no fewer than run at once."""
     least, most = _STARTUP
     quarter = most if trials is None else min(max(trials // 4, least), most)
     return max(quarter, at_once if trials is None else min(at_once, trials // 2))

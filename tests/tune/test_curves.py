@@ -11,6 +11,7 @@ from recorded import EPOCHS, NOISE, settings, space, true_curve, true_seconds, w
 from cdal.errors import InputError
 from tune.curves import Surrogate, families, read
 from tune.results import create_experiment, load
+from tune.space import parse
 
 
 def test_recorded_settings_answer_with_their_own_curves(tmp_path: Path) -> None:
@@ -80,7 +81,9 @@ def test_experiments_of_the_newest_ones_space_are_taken_together(tmp_path: Path)
     other = space(**{"loss.soft_dice": {"min": 0.0, "max": 2.0}})
     write_lake(tmp_path, "first")
     write_lake(tmp_path, "other", of=other)
-    write_lake(tmp_path, "second", seed=1)
+    content = space().to_dict()
+    seeded = parse(content | {"fixed": content["fixed"] | {"training.seed": 2}}, "another.yaml")  # the same space nevertheless
+    write_lake(tmp_path, "second", of=seeded, seed=1)
     assert sorted(families(load(tmp_path))) == [["first", "second"], ["other"]]
     assert len(read(load(tmp_path)).trials) == 80
     assert len(read(load(tmp_path), ["first"]).trials) == 40
