@@ -4,9 +4,9 @@
     python benchmarks/strategies.py --from results --seeds 5
 
 For every space of the lake: GPU-hours and hours until a trial shows 99 % of the best recorded Dice, as ratios of medians. Beside
-them what no search can beat, `hindsight`: its first trials are as random as everybody's, for nobody knows anything yet, but after
-one epoch it knows all, and from then on trains nothing but settings that reach the target. Then the time that it takes to rehearse
-a search of 1,000 trials on 100 GPUs with the default strategy, on one core.
+them how much there is to save, by `hindsight`: its first trials are as random as everybody's, for nobody knows anything yet, but
+after one epoch it knows all, and from then on trains nothing but settings that reach the target. Then the time that it takes to
+rehearse a search of 1,000 trials on 100 GPUs with the default strategy, on one core.
 """
 
 from __future__ import annotations

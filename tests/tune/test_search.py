@@ -141,7 +141,7 @@ def test_a_time_budget_ends_with_the_best_trial_scored(tmp_path: Path) -> None:
 
 def test_trials_that_had_no_turn_within_the_budget_are_left_for_another_session(tmp_path: Path) -> None:
     storage = tmp_path / "lake"
-    arguments = ("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "15s", "--name", "crowd")
+    arguments = ("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "25s", "--name", "crowd")
     run(*arguments, "--scheduler", "pbt", "--trials", 8)  # all are proposed at once
     table = trials(storage, "crowd").set_index("number")
     assert list(table["status"][:2]) == ["stopped", "stopped"]
