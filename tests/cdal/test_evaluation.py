@@ -240,7 +240,7 @@ def test_a_generator_encodes_images_once_and_votes_stand_for_themselves(architec
     many, few = (sample(images, [torch.Generator().manual_seed(seed) for seed in range(votes)]) for votes in (4, 2))
     assert len(encoded) == 2
     assert many.shape == (4, 2, 3, 16, 24)
-    assert torch.equal(many[:2], few)
+    torch.testing.assert_close(many[:2], few, rtol=1e-4, atol=1e-5)  # some CPUs round larger batches in another order
     assert torch.equal(many[0], many[1]) == (architecture == "unet")
     assert -1 <= many.min() < many.max() <= 1
 
