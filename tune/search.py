@@ -261,7 +261,8 @@ def _finish(plan: Plan, root: str, records: list[Record], console: Console) -> i
 
     page = build(root)
     if all(record.row.get("validation_dice") is None for record in records):
-        reason = next((record.row.get("reason") for record in records if record.row.get("reason")), "no trial was run")
+        reasons = [record.row["reason"] for record in records if record.row.get("reason")]
+        reason = reasons[0] if reasons else "the budget was used up before a trial began"
         console.print(f"no trial has a result: {reason}", markup=False)
         print(page)  # noqa: T201
         return WORK_FAILED
