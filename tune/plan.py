@@ -213,8 +213,8 @@ class Plan:
         steps = config.training.steps_per_epoch or "one pass"
         shown += [f"training    {config.training.epochs} epochs of {steps} steps, batch {config.training.batch_size}"]
         shown += [f"objectives  {', '.join(f'{OBJECTIVES[name]} {name}' for name in options.objectives)}"]
-        followed = self.startup > 0 and SAMPLERS[options.sampler].learns
-        start = f", from trial {self.startup} on" if followed else ""
+        first = max(self.startup, len(controls(self.space)) + len(self.warm_start.hints))
+        start = f", from trial {first} on" if SAMPLERS[options.sampler].learns else ""
         shown += [f"sampler     {options.sampler}{start}"]
         shown += [f"            {SAMPLERS[options.sampler].advice}"] if advice else []
         start = "" if options.scheduler == "none" else f", from epoch {self.grace} on"
