@@ -51,7 +51,7 @@ def test_another_machine_goes_on_from_the_store_alone(tmp_path: Path, s3: Bucket
     driver = start(
         "--space", space, "--trials", 3, "--storage", lake, "--name", "first", "--scheduler", "none", "--max-concurrent", 1
     )
-    wait_for(lambda: "lake/first/tune/00001/last.safetensors" in s3.keys and rows_of(lake, "metrics") > 42)
+    wait_for(lambda: "lake/first/tune/00001/last.safetensors" in s3.keys and rows_of(lake, "metrics") > 42, 300)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     time.sleep(3)  # its workers notice
