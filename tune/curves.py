@@ -172,9 +172,7 @@ def _space(experiment: Experiment) -> Space:
 
 def _same(one: Space, other: Space) -> bool:
     """Whether they are one space, wherever it was written down and whatever seed it is trained with."""
-    first, second = (space.to_dict() | {"source": ""} for space in (one, other))
-    for content in (first, second):
-        content["fixed"] = {path: value for path, value in content["fixed"].items() if path != "training.seed"}
+    first, second = (space.to_dict() | {"source": "", "fixed": dict(space.fixed) | {"training.seed": 0}} for space in (one, other))
     return first == second
 
 

@@ -169,7 +169,7 @@ def test_training_steps_equal_the_release(parity: Path, name: str) -> None:
         assert_gradient_norms(seen["discriminator fake"]["D"], expected["D_grad_l2"], tolerance)
         assert_gradient_norms(seen["generator"]["G"], expected["G_grad_l2"], tolerance)
         erased = sum(norm**2 for norm in seen["discriminator fake"]["G"].values()) ** 0.5
-        assert erased == pytest.approx(expected["G_grad_total_l2_right_before_zero_grad"], rel=10 * tolerance)
+        assert erased == pytest.approx(expected["G_grad_total_l2_right_before_zero_grad"], rel=1e-4 if number == 0 else 3e-4)
 
         for key, value in step.items():
             kind, _, rest = key.partition(".")
