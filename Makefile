@@ -12,9 +12,8 @@ search: .venv/installed
 leaderboard: .venv/installed
 	$(bin)/python dashboards/leaderboard.py --storage $(storage)
 
-# Ray nices its workers by 15: beside the other half of the tests they would starve
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(bin)/ruff check .
