@@ -56,7 +56,8 @@ def main() -> None:
         return compare(command, storage, range(int(args.seed), int(args.seed) + args.seeds))
     command += ["--seed", args.seed]
     started = time.monotonic()
-    subprocess.run([*command, "--name", f"hippocampus-cpu-{args.seed}"], cwd=ROOT, check=True)
+    if subprocess.run([*command, "--name", f"hippocampus-cpu-{args.seed}"], cwd=ROOT, check=False).returncode:
+        sys.exit(2)  # the search said why
     seconds = time.monotonic() - started
 
     trials = [row for row in load(storage).trials().to_pylist() if row["experiment"] == f"hippocampus-cpu-{args.seed}"]
