@@ -1,7 +1,7 @@
-"""What a search is going to take: a few steps and one case of the published settings are timed on the machine that will run it.
+"""What a search is going to take: a few steps and one case are timed on the machine that will run it.
 
 pace = calibrate(config, dataset, fold=0, device="cpu")
-forecast(pace, ...).lines()
+print(forecast(Paces(typical=pace, published=pace), ...))
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cdal.predict import full_protocol, protocol, sampler
 from cdal.training import Draws, Trainer
 from tune.schedulers import HEDGE, POPULATION, REDUCTION
 
+_ALIKE = 1.5  # ratio of durations up to which one of them is enough to know
 _PATIENCE = 3.0  # seconds that one case may take before its scoring is reckoned, not timed
 
 
@@ -35,6 +36,15 @@ class Pace(NamedTuple):
     def trial(self, epochs: float) -> float:
         """Seconds of a trial that is stopped after some epochs, or scored after them all."""
         return epochs * self.epoch + self.scoring
+
+
+class Paces(NamedTuple):
+    """Of the trials of a search."""
+
+    typical: Pace
+    """A setting from the middle of the space."""
+    published: Pace
+    """The published settings, which may lie outside of the space, and be far slower than all that is in it."""
 
 
 def calibrate(config: Config, dataset: Dataset, *, fold: int, device: torch.device | str) -> Pace:
@@ -121,7 +131,9 @@ class Forecast:
 
     trials: int
     trial_seconds: float
-    """Of a trial that is not stopped."""
+    """Of a typical trial that is not stopped."""
+    published_seconds: float
+    """Of the published settings."""
     seconds: float
     """Wall time; where trials are many, with every worker busy."""
     most_seconds: float
@@ -132,7 +144,10 @@ class Forecast:
     """Of a GPU-hour."""
 
     def __str__(self) -> str:
-        text = f"a whole trial takes about {duration(self.trial_seconds)}; {self.trials} trials about {duration(self.seconds)}"
+        text = f"a whole trial takes about {duration(self.trial_seconds)}"
+        if not 1 / _ALIKE < self.published_seconds / self.trial_seconds < _ALIKE:
+            text += f", the published settings {duration(self.published_seconds)}"
+        text += f"; {self.trials} trials about {duration(self.seconds)}"
         if self.most_seconds > 1.05 * self.seconds:
             text += f" ({duration(self.most_seconds)} if none were stopped)"
         if self.gpus:
@@ -142,7 +157,7 @@ class Forecast:
 
 
 def forecast(
-    pace: Pace,
+    paces: Paces,
     *,
     scheduler: str,
     epochs: int,
@@ -158,11 +173,11 @@ def forecast(
     """What a search takes within its budgets.
 
     Args:
-        pace: from `calibrate`.
+        paces: from `calibrate`.
         scheduler: its name.
         epochs: of a whole trial.
         grace: epochs before a trial may be stopped.
-        controls: trials that are never stopped.
+        controls: trials that are never stopped, the published settings first.
         trials: how many at most; None where only the budget ends the search.
         at_once: trials side by side.
         gpus: that one trial holds.
@@ -170,22 +185,23 @@ def forecast(
         gpu_hours: budget of GPU-hours.
         price: of a GPU-hour.
     """
-    whole = pace.trial(epochs)
+    whole, published = paces.typical.trial(epochs), paces.published.trial(epochs)
     share = expected_epochs(scheduler, epochs, grace) / epochs
     limits = [seconds or math.inf, 3600 * gpu_hours / (gpus * at_once) if gpu_hours and gpus else math.inf]
 
-    def wall(count: float, part: float) -> float:
-        fixed = min(controls, count)
-        work = whole * (fixed + (count - fixed) * part)
-        return max(work / min(at_once, max(count, 1)), whole if count else 0.0)
+    def wall(count: int, part: float) -> float:
+        fixed = min(controls, count) - 1
+        work = published + whole * (fixed + (count - 1 - fixed) * part)
+        return max(work / min(at_once, count), published, whole if count > 1 else 0.0)
 
     count = trials
-    if count is None:
-        room = min(limits) * at_once / whole
-        count = max(1, round(room if room < controls else controls + (room - controls) / share))
+    if count is None:  # typical trials that there is room for beside the published settings
+        room, fixed = (min(limits) * at_once - min(published, *limits)) / whole, controls - 1
+        count = 1 + max(0, round(room if room < fixed else fixed + (room - fixed) / share))
     return Forecast(
         count,
         whole,
+        published,
         min(wall(count, share), *limits),
         min(wall(count, 1.0), *limits),
         gpus * min(at_once, count),

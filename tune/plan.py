@@ -22,7 +22,7 @@ from cdal.data.remote import local_folder
 from cdal.errors import InputError
 from cdal.training import check_fit
 from tune import space as spaces
-from tune.estimate import Forecast, Pace, forecast
+from tune.estimate import Forecast, Paces, forecast
 from tune.improvement import DEFAULT_MIN_IMPROVEMENT
 from tune.population import mutable
 from tune.samplers import SAMPLERS, check_sampler, default_sampler
@@ -121,6 +121,14 @@ class Plan:
         return self.space.base
 
     @property
+    def typical(self) -> Config:
+        """The configuration of a trial from the middle of the space; the published one where that one does not go together."""
+        try:
+            return self.space.config(self.space.middle)
+        except InputError:
+            return self.published
+
+    @property
     def trials(self) -> int | None:
         """How many trials; None where only a budget ends the search."""
         if self.options.trials is None and self.options.time_budget is None and self.options.gpu_hours is None:
@@ -144,11 +152,11 @@ class Plan:
             return 0.0  # what further trials gain is not a matter of Dice alone
         return DEFAULT_MIN_IMPROVEMENT if self.options.min_improvement is None else self.options.min_improvement
 
-    def forecast(self, pace: Pace) -> Forecast:
-        """What the search is going to take, given how fast a trial is."""
+    def forecast(self, paces: Paces) -> Forecast:
+        """What the search is going to take, given how fast trials are."""
         options = self.options
         return forecast(
-            pace,
+            paces,
             scheduler=options.scheduler,
             epochs=self.published.training.epochs,
             grace=self.grace,

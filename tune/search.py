@@ -236,9 +236,9 @@ def _print_plan(plan: Plan, name: str, console: Console, *, advice: bool = False
 
 
 def _print_forecast(plan: Plan, machine: Node | None, console: Console) -> None:
-    from tune.session import measure_pace
+    from tune.session import measure_paces
 
-    console.print(f"estimate    {plan.forecast(measure_pace(plan, machine))}", markup=False)
+    console.print(f"estimate    {plan.forecast(measure_paces(plan, machine))}", markup=False)
 
 
 def _print_interrupted(given: argparse.Namespace, name: str, console: Console) -> None:

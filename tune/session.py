@@ -25,7 +25,7 @@ from rich.console import Console
 from cdal.config import Config
 from cdal.errors import InputError
 from tune.budget import Budget
-from tune.estimate import Pace, calibrate
+from tune.estimate import Pace, Paces, calibrate
 from tune.improvement import why_enough
 from tune.mirror import Mirror, ray_storage
 from tune.plan import Node, Plan, absolute
@@ -282,24 +282,27 @@ class Session:
         self._files.keep()
 
 
-def measure_pace(plan: Plan, machine: Node | None) -> Pace:
-    """Time the published settings as one trial's workers will run them, on a cluster in one of its workers."""
-    share = plan.published.training.batch_size // plan.resources.workers
-    config = plan.published.replace({"training.batch_size": share})
+def measure_paces(plan: Plan, machine: Node | None) -> Paces:
+    """Time settings as one trial's workers will run them, on a cluster in one of its workers."""
     on_gpu = plan.resources.gpus > 0
     if machine is not None and not on_gpu:
-        return _pace(plan, config, "cpu")
+        return _paces(plan, "cpu")
     connect(None, this=machine)
-    task = ray.remote(_pace).options(num_cpus=plan.resources.cpus, num_gpus=plan.resources.gpus)
-    found: Pace = ray.get(task.remote(plan, config, "cuda" if on_gpu else "cpu"))
+    task = ray.remote(_paces).options(num_cpus=plan.resources.cpus, num_gpus=plan.resources.gpus)
+    found: Paces = ray.get(task.remote(plan, "cuda" if on_gpu else "cpu"))
     return found
 
 
-def _pace(plan: Plan, config: Config, device: str) -> Pace:
+def _paces(plan: Plan, device: str) -> Paces:
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, int(plan.resources.cpus)))
+
+    def pace(config: Config) -> Pace:
+        share = config.training.batch_size // plan.resources.workers
+        return calibrate(config.replace({"training.batch_size": share}), plan.dataset, fold=plan.options.fold, device=device)
+
     try:
-        return calibrate(config, plan.dataset, fold=plan.options.fold, device=device)
+        return Paces(pace(plan.typical), pace(plan.published))
     finally:
         torch.set_num_threads(threads)
 

@@ -37,6 +37,7 @@ from cdal.config import Config, preset
 from cdal.data import DATASETS, DatasetSpec
 from cdal.errors import InputError, short
 from cdal.plain_yaml import Lines, read_yaml_with_lines
+from tune.axes import Axis
 from tune.parameters import Allowed, Parameter, Source, check_field, read_parameter, to_text
 
 FOLDER = Path(__file__).parent / "spaces"
@@ -73,6 +74,12 @@ class Space:
     def published(self) -> dict[str, Any]:
         """The published values of the searched fields, as far as they are active with them."""
         return self.values_of(self.base)
+
+    @property
+    def middle(self) -> dict[str, Any]:
+        """Values from the middle of every range and choice, as far as they are active with each other."""
+        values = {path: Axis(distribution).value(0.5) for path, distribution in self.distributions.items()}
+        return self.active(from_optuna(self, values))
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from cdal.data import open_dataset
-from tune.estimate import Forecast, Pace, calibrate, duration, expected_epochs, forecast
+from tune.estimate import Forecast, Pace, Paces, calibrate, duration, expected_epochs, forecast
 from tune.space import parse
 
 PACE = Pace(epoch=90.0, scoring=100.0)  # a whole trial of ten epochs takes 1,000 s
 COMMON: dict[str, Any] = {"scheduler": "asha", "epochs": 10, "grace": 2, "controls": 2, "at_once": 4, "gpus": 2}
 
 
-def whole(**changes: Any) -> Forecast:
-    return forecast(PACE, **COMMON | {"trials": None, "seconds": None, "gpu_hours": None, "price": None} | changes)
+def whole(published: Pace = PACE, **changes: Any) -> Forecast:
+    unlimited = {"trials": None, "seconds": None, "gpu_hours": None, "price": None}
+    return forecast(Paces(PACE, published), **COMMON | unlimited | changes)
 
 
 def test_stopping_shortens_the_average_trial() -> None:
@@ -32,6 +33,18 @@ def test_trials_give_time_and_money() -> None:
     assert found.most_seconds == pytest.approx(42 * 1000 / 4)
     assert "GPU-hours, costs" in str(found)
     assert f"{8 * found.seconds / 3600 * 2.0:.2f}" in str(found)
+
+
+def test_slow_published_settings_count_once() -> None:
+    slow, share = Pace(epoch=990.0, scoring=100.0), (2 + 4 / 3 + 4 / 9) / 10  # ten times as slow as the others
+    found = whole(slow, trials=42)
+    assert found.seconds == pytest.approx(10_000)  # the others have ended on other workers when they end
+    assert found.most_seconds == pytest.approx((10 + 41) * 1000 / 4)
+    assert str(found).startswith("a whole trial takes about 16.7 min, the published settings 2.8 h; 42 trials about 2.8 h (")
+    assert "published" not in str(whole(trials=42))
+    assert whole(slow, trials=1).seconds == pytest.approx(10_000)
+    assert whole(slow, seconds=5000.0).trials == round(2 + (15 - 1) / share)  # it holds one of the workers all the time
+    assert whole(slow, seconds=5000.0, at_once=1).trials == 1
 
 
 def test_budgets_give_trials() -> None:

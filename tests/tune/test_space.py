@@ -367,3 +367,11 @@ def test_spaces_that_come_along_are_valid(name: str) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
         assert fitted.config(fitted.suggest(study.ask())).model.image_size == size
+    assert fitted.contains(fitted.middle)
+    assert fitted.config(fitted.middle).model.image_size == size
+
+
+def test_the_middle_lies_within_whatever_was_published() -> None:
+    found = parse({"dataset": "phantom", "parameters": {"model.discriminator_width": {"values": [8, 16, 24]}}}, "test.yaml")
+    assert not found.contains(found.published)
+    assert found.middle == {"model.discriminator_width": 16}
