@@ -13,6 +13,7 @@ Shapes: B samples of this worker's share of a batch, M mask channels, H and W pi
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import resource
 import time
@@ -548,9 +549,19 @@ def _mean_over_parts(per_part: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([losses[name] for losses in per_part]).mean(dim=0).detach() for name in per_part[0]}
 
 
+class _Adam(torch.optim.Adam):
+    """Adam without its hooks for `torch.compile`, which nothing here calls, and which takes as long to import as all of torch."""
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
 def _adam(network: nn.Module, rate: float, config: Config) -> torch.optim.Adam:
     adam = config.optimiser
-    return torch.optim.Adam(network.parameters(), rate, (adam.beta1, adam.beta2), fused=True)
+    return _Adam(network.parameters(), rate, (adam.beta1, adam.beta2), fused=True)
 
 
 def _adam_state(network: nn.Module, adam: torch.optim.Adam) -> dict[str, Tensor]:

@@ -310,6 +310,16 @@ def test_two_workers_compute_what_one_computes(tmp_path: Path) -> None:
                 assert theirs.values[name] == pytest.approx(value, rel=2e-3), name
 
 
+def test_a_training_does_not_wait_for_a_compiler(tmp_path: Path) -> None:
+    """Importing it takes as long as importing torch, in every process that trains."""
+    script = "import sys; from cdal.train import main; code = main(); print('torch._dynamo' in sys.modules); sys.exit(code)"
+    command = [sys.executable, "-c", script, "--device", "cpu", "--out", str(tmp_path / "run"), *TINY]
+    for epochs in (2, 3):  # begun, and gone on with
+        done = subprocess.run([*command, "--set", f"training.epochs={epochs}"], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_command_line_mistakes(tmp_path: Path) -> None:
     for args, words in (
         (["--dataset", "hippocampus"], "give its folder with --data"),
