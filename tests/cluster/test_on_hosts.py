@@ -11,7 +11,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,31 +20,13 @@ import pandas as pd
 import pytest
 from data_centre import ENVIRONMENT
 from hosts import HOME, SSH_KEY, Hosts, address
+from searches import tiny, trials, wait_for
 
 from tune.results import load
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(hosts_module.missing() is not None, reason=str(hosts_module.missing()))
 
-SPACE = """
-dataset: {name: phantom, size: 16, cases: 8, classes: 1}
-fixed:
-  model.width_multipliers: [1]
-  model.encoder_blocks: 0
-  model.discriminator_width: 8
-  training.epochs: EPOCHS
-  training.steps_per_epoch: STEPS
-  training.batch_size: 2
-  training.samples_per_case: 1
-  optimiser.ema_decay: 0.5
-  evaluation.window: whole
-  evaluation.votes: 2
-  evaluation.blend: soft
-parameters:
-  diffusion.timesteps: {values: [1, 2]}
-  loss.adversarial: {min: 0.0, max: 0.2}
-  optimiser.lr_generator: {min: 1e-4, max: 1e-2, distribution: log_uniform}
-"""
 # Every trial is known beforehand, and trained to its end: what is found does not depend on who was first.
 ORDERLESS = "--sampler random --scheduler none --min-improvement 0 --seed 3"
 
@@ -79,11 +60,6 @@ class Lab:
         call = self.hosts.on(0, *self._ray("exec", command), folder=ROOT, env=self._environment)
         return subprocess.Popen(call, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def space(self, epochs: int, steps: int) -> Path:
-        path = self.folder / f"space-{epochs}-{steps}.yaml"
-        path.write_text(SPACE.replace("EPOCHS", str(epochs)).replace("STEPS", str(steps)))
-        return path
-
 
 def processes(hosts: Hosts, host: int) -> list[str]:
     """Command lines of all that runs on a host."""
@@ -100,16 +76,9 @@ def rays(hosts: Hosts) -> list[str]:
     return [line for node in hosts.nodes for line in processes(hosts, node) if re.search(r"raylet|gcs_server|ray::|/ray/", line)]
 
 
-def trials(lake: Path, experiment: str) -> pd.DataFrame:
-    table = load(lake).trials().to_pandas()
-    return table[table["experiment"] == experiment].sort_values("trial_id").reset_index(drop=True)
-
-
-def wait(until: Callable[[], object], seconds: float = 300, every: float = 0.5) -> None:
-    end = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < end, f"still waiting after {seconds} s"
-        time.sleep(every)
+def wait(until: Callable[[], object], seconds: float = 300) -> None:
+    """Look now and then, as every look is a command on some host."""
+    wait_for(until, seconds, every=0.5)
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 600) -> str:
@@ -171,7 +140,7 @@ def test_strangers_are_turned_away(onprem: Lab) -> None:
 
 
 def test_a_search_on_three_hosts_finds_what_one_machine_finds(onprem: Lab, tmp_path: Path) -> None:
-    options = f"--name same --space {onprem.space(epochs=3, steps=2)} --trials 6 --max-concurrent 3 --cpus-per-worker 1 {ORDERLESS}"
+    options = f"--name same --space {tiny(onprem.folder)} --trials 6 --max-concurrent 3 --cpus-per-worker 1 {ORDERLESS}"
     spread = onprem.search(options)
     alone = subprocess.Popen([sys.executable, "tune/search.py", "--storage", tmp_path, *options.split()], cwd=ROOT)
     assert "leaderboard/index.html" in finish(spread)
@@ -185,7 +154,7 @@ def test_a_search_on_three_hosts_finds_what_one_machine_finds(onprem: Lab, tmp_p
 
 def test_one_model_is_trained_by_two_hosts(onprem: Lab) -> None:
     hosts = onprem.hosts
-    options = f"--name wide --space {onprem.space(epochs=3, steps=2)} --trials 1 --workers-per-trial 2 --cpus-per-worker 2"
+    options = f"--name wide --space {tiny(onprem.folder)} --trials 1 --workers-per-trial 2 --cpus-per-worker 2"
     search = onprem.search(f"{options} {ORDERLESS}")
     wait(lambda: sum(any("RayTrainWorker" in line for line in processes(hosts, node)) for node in hosts.nodes) == 2)
     finish(search)
@@ -195,10 +164,8 @@ def test_one_model_is_trained_by_two_hosts(onprem: Lab) -> None:
 
 def test_when_a_host_is_lost_its_trials_go_on_elsewhere(onprem: Lab) -> None:
     hosts = onprem.hosts
-    options = (
-        f"--name lost --space {onprem.space(epochs=5, steps=8)} --trials 12 --max-concurrent 3 --cpus-per-worker 1 {ORDERLESS}"
-    )
-    search = onprem.search(options)
+    space = tiny(onprem.folder, epochs=5, steps=8)
+    search = onprem.search(f"--name lost --space {space} --trials 12 --max-concurrent 3 --cpus-per-worker 1 {ORDERLESS}")
     trained: dict[tuple[str, int], set[float]] = {}
 
     def rows() -> int:
@@ -332,7 +299,7 @@ def test_ray_up_makes_a_head_on_aws_and_nothing_else(account: Account) -> None:
 
 def test_trials_bring_spot_workers_and_survive_the_loss_of_one(account: Account) -> None:
     hosts = account.lab.hosts
-    space = account.lab.space(epochs=5, steps=8)
+    space = tiny(account.lab.folder, epochs=5, steps=8)
     search = account.lab.search(f"--name spot --space {space} --trials 5 --gpus-per-worker 0 --cpus-per-worker 4 {ORDERLESS}")
     wait(lambda: len(account.running("cdal-search-worker")) == 2, seconds=400)
     workers = account.running("cdal-search-worker")

@@ -7,30 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-
-from tune.results import load
+from searches import assert_whole, tiny, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "slurm.sh"
-SPACE = """
-dataset: {name: phantom, size: 16, cases: 8, classes: 1}
-fixed:
-  model.width_multipliers: [1]
-  model.encoder_blocks: 0
-  model.discriminator_width: 8
-  training.epochs: 2
-  training.steps_per_epoch: 2
-  training.batch_size: 2
-  training.samples_per_case: 1
-  evaluation.window: whole
-  evaluation.votes: 2
-parameters:
-  loss.adversarial: {min: 0.0, max: 0.2}
-"""
 SLURM = {
     "srun": """
 while [[ $1 == --* ]]; do
@@ -70,15 +53,11 @@ def submit(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str
 
 
 def test_a_search_that_is_told_to_end_goes_on_with_the_same_command(slurm: dict[str, str], tmp_path: Path) -> None:
-    space = tmp_path / "tiny.yaml"
-    space.write_text(SPACE)
-    arguments = ["--space", str(space), "--trials", "4", "--max-concurrent", "1", "--min-improvement", "0"]
+    arguments = ["--space", str(tiny(tmp_path, epochs=2)), "--trials", "4", "--max-concurrent", "1", "--min-improvement", "0"]
 
     job = submit(slurm, *arguments)
     storage = Path(slurm["STORAGE"])
-    until = time.monotonic() + 150
-    while not list(storage.glob("tiny/metrics/*.parquet")) and job.poll() is None and time.monotonic() < until:
-        time.sleep(0.1)
+    wait_for(lambda: list(storage.glob("tiny/metrics/*.parquet")) or job.poll() is not None, 150)
     job.send_signal(signal.SIGTERM)  # as `--signal=B:TERM@300` has it sent to the script alone
     output, _ = job.communicate(timeout=60)
     assert job.returncode == 130, output
@@ -91,9 +70,7 @@ def test_a_search_that_is_told_to_end_goes_on_with_the_same_command(slurm: dict[
     assert job.returncode == 0, output
     assert "--resume tiny" in output
     assert Path(output.strip().splitlines()[-1]).is_file()
-    trials = load(storage).trials().to_pandas()
-    assert trials["number"].tolist() == [0, 1, 2, 3]
-    assert set(trials["status"]) <= {"finished", "stopped"}
+    assert_whole(storage, "tiny", 4, epochs=2)
 
     steps = [line.split() for line in Path(slurm["STEPS"]).read_text().splitlines()]
     assert [step[:2] for step in steps] == [["gpu01", "1"], ["gpu02", "1"]] * 2  # one step a node, with the token

@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,17 +18,19 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = """
 dataset: {name: phantom, size: 16, cases: 8, classes: 1}
 fixed:
+  model.base_width: 16
   model.width_multipliers: [1]
   model.encoder_blocks: 0
   model.discriminator_width: 8
   training.epochs: EPOCHS
-  training.steps_per_epoch: 2
+  training.steps_per_epoch: STEPS
   training.batch_size: 2
   training.samples_per_case: 1
   optimiser.ema_decay: 0.5
   evaluation.window: whole
   evaluation.votes: 2
   evaluation.blend: soft
+  evaluation.validation_votes: 1
 parameters:
   diffusion.timesteps: {values: [1, 2]}
   loss.adversarial: {min: 0.0, max: 0.2}
@@ -36,9 +38,10 @@ parameters:
 """
 
 
-def tiny(folder: Path, epochs: int = 3) -> Path:
+def tiny(folder: Path, epochs: int = 3, steps: int = 2) -> Path:
+    """A search space whose trials take seconds."""
     path = folder / "tiny.yaml"
-    path.write_text(TINY.replace("EPOCHS", str(epochs)))
+    path.write_text(TINY.replace("EPOCHS", str(epochs)).replace("STEPS", str(steps)))
     return path
 
 
@@ -86,11 +89,11 @@ def assert_whole(storage: Path | str, experiment: str, count: int, epochs: int) 
             assert pd.notna(row["final_dice"])
 
 
-def wait_for(condition: Any, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120, every: float = 0.05) -> None:
     until = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.05)
+        assert time.monotonic() < until, f"it did not happen within {seconds} s"
+        time.sleep(every)
 
 
 def rows_of(storage: Path | str, table: str) -> int:

@@ -9,31 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from searches import run, start, trials, wait_for, worker_processes
+from searches import run, start, tiny, trials, wait_for, worker_processes
 
 from cdal.data import open_dataset
 from tune import finalists, search
 from tune.results import create_experiment, load
 
-SPACE = """
-dataset: {name: phantom, size: 16, cases: 8, classes: 1}
-fixed:
-  model.width_multipliers: [1]
-  model.encoder_blocks: 0
-  model.discriminator_width: 8
-  diffusion.timesteps: 1
-  training.epochs: 2
-  training.steps_per_epoch: 2
-  training.batch_size: 2
-  training.samples_per_case: 1
-  optimiser.ema_decay: 0.5
-  evaluation.window: whole
-  evaluation.votes: 2
-  evaluation.blend: soft
-parameters:
-  model.latent_size: {values: [4, 8]}
-  optimiser.lr_generator: {min: 1e-4, max: 1e-2, distribution: log_uniform}
-"""
 SCRIPT = "tune/finalists.py"
 OPTIONS = ("--top", "1", "--seeds", "2", "--folds", "0,2")
 TRAININGS = 3 * 2 * 2  # the best and two controls, two seeds, two folds
@@ -52,8 +33,8 @@ def cases(storage: Path, experiment: str) -> pd.DataFrame:
 def lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A search of four trials and its finalists, and what the second command printed."""
     folder = tmp_path_factory.mktemp("finalists")
-    (folder / "tiny.yaml").write_text(SPACE)
-    run("--space", folder / "tiny.yaml", "--storage", folder / "lake", "--trials", 4, "--name", "first")
+    space = ("--space", tiny(folder, epochs=2), "--set", "diffusion.timesteps=1")
+    run(*space, "--storage", folder / "lake", "--trials", 4, "--name", "first")
     return folder / "lake", again(folder / "lake", *OPTIONS)
 
 
@@ -73,7 +54,7 @@ def test_the_best_and_the_controls_are_trained_on_every_fold_with_every_seed(lak
     for row in table.to_dict("records"):
         source = searched[searched["trial_id"] == row["finalist"]].iloc[0]
         assert row["search_dice"] == value[source.name]
-        for column in ("config.model.latent_size", "config.optimiser.lr_generator", "config.model.architecture"):
+        for column in ("config.loss.adversarial", "config.optimiser.lr_generator", "config.model.architecture"):
             assert row[column] == source[column]
         assert (row["config.training.seed"], row["test_evaluations"], row["dataset"]) == (row["seed"], 1, "phantom")
     (description,) = (item.description for item in load(storage).experiments if item.name == "first-finalists")
