@@ -96,11 +96,12 @@ def calibrate(config: Config, dataset: Dataset, *, fold: int, device: torch.devi
         device=device,
     )
     one_case = time.perf_counter() - started
-    started = time.perf_counter()
     if one_case < _PATIENCE:
+        list(full_protocol(config, trainer.evaluated, dataset, ()))  # imports what scoring needs, which takes seconds
+        started = time.perf_counter()
         list(full_protocol(config, trainer.evaluated, dataset, case))
-    scoring = time.perf_counter() - started
-    if one_case >= _PATIENCE:
+        scoring = time.perf_counter() - started
+    else:
         scoring = one_case * protocol(config, trainer.evaluated)["votes"] / evaluation.validation_votes
     steps = settings.steps_per_epoch or steps_per_pass(len(split.train), settings.batch_size, settings.samples_per_case)
     count = len(split.validation)

@@ -302,7 +302,11 @@ def _paces(plan: Plan, device: str) -> Paces:
         return calibrate(config.replace({"training.batch_size": share}), plan.dataset, fold=plan.options.fold, device=device)
 
     try:
-        return Paces(pace(plan.typical), pace(plan.published))
+        published = pace(plan.published)
+        try:
+            return Paces(pace(plan.typical), published)
+        except RuntimeError:  # such as too little memory, of which its trials will tell
+            return Paces(published, published)
     finally:
         torch.set_num_threads(threads)
 
