@@ -305,7 +305,7 @@ def _paces(plan: Plan, device: str) -> Paces:
         published = pace(plan.published)
         try:
             return Paces(pace(plan.typical), published)
-        except RuntimeError:  # such as too little memory, of which its trials will tell
+        except (RuntimeError, MemoryError):  # mostly too little memory, of which its trials will tell
             return Paces(published, published)
     finally:
         torch.set_num_threads(threads)
