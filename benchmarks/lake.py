@@ -25,8 +25,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from tune.lake_storage import Store
-from tune.lake_tables import SCHEMAS, write_file
+from tune.lake import SCHEMAS, Store, write_file
 from tune.results import Writer, create_experiment
 
 NAME = "large"

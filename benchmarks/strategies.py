@@ -28,14 +28,11 @@ from ray.tune.search import Searcher
 from rich.console import Console
 
 from cdal.errors import InputError
-from tune.curves import Surrogate, families, read
-from tune.medians import estimate_ratio
-from tune.plan import Options
+from tune.proposing import Space, default_sampler, from_optuna
+from tune.rehearsal import Cluster, Surrogate, estimate_ratio, families, read
 from tune.rehearse import STRATEGIES, Plan, Strategy, about, rehearse, run_one, summary, table
 from tune.results import load
-from tune.samplers import default_sampler
-from tune.simulation import Cluster
-from tune.space import Space, from_optuna
+from tune.running import Options
 
 RECORDED = Path(__file__).parent / "recorded"
 LOSSES_PER_HOUR, TARGET = 0.05, 0.99

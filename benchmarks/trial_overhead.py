@@ -21,10 +21,9 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from tune.plan import Node, Options, make_plan
 from tune.results import create_experiment, load
-from tune.session import Session, connect
-from tune.trial import TrialSettings, messages
+from tune.running import Node, Options, Session, connect, make_plan
+from tune.trials import TrialSettings, messages
 
 BAR = 1.0  # seconds, median
 SPACE = """

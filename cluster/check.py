@@ -49,8 +49,7 @@ def check(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: there is no such cluster, or an option makes no sense.
     """
-    from tune.plan import this_machine
-    from tune.session import connect
+    from tune.running import connect, this_machine
 
     if given.gpus < 0:
         raise InputError(f"--gpus is {given.gpus}; it must be 0 or more")
@@ -74,7 +73,7 @@ def inspect(console: Console, *, storage: str | None, data: str | None, gpus: in
     """
     from cluster.findings import WARNING, WRONG, findings
     from cluster.nodes import Cluster
-    from tune.plan import absolute
+    from tune.running import absolute
 
     roots = [root and absolute(root) for root in (storage, data)]
     rows = findings(Cluster(patience), storage_root=roots[0], data_root=roots[1], wanted=gpus)

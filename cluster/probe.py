@@ -45,7 +45,7 @@ class Probe:
     def about(self) -> Facts:
         """Versions, GPUs, room and security of this node."""
         from cdal.caching import cache_folder
-        from tune.plan import git_commit, versions
+        from tune.running import git_commit, versions
 
         gpus, problem = _gpus()
         commit = git_commit()
@@ -71,7 +71,7 @@ class Probe:
         Raises:
             OSError: that failed; the message names no object, so that all nodes say the same.
         """
-        from tune.lake_storage import REPEATED, Store
+        from tune.lake import REPEATED, Store
 
         store = Store(root, patience=REPEATED)
         try:
@@ -83,7 +83,7 @@ class Probe:
 
     def missing(self, root: str, names: list[str]) -> list[str]:
         """Those of the objects that cannot be seen from here."""
-        from tune.lake_storage import REPEATED, Store
+        from tune.lake import REPEATED, Store
 
         store, missing = Store(root, patience=REPEATED), []
         for name in names:
@@ -95,7 +95,7 @@ class Probe:
 
     def delete(self, root: str, names: list[str]) -> None:
         """Remove the objects, those already gone too."""
-        from tune.lake_storage import REPEATED, Store
+        from tune.lake import REPEATED, Store
 
         Store(root, patience=REPEATED).delete(names)
 

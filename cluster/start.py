@@ -63,7 +63,7 @@ def start(given: argparse.Namespace, console: Console) -> int:
         InputError: there is no cluster at the address, or the storage or the data are no place.
     """
     from cluster.check import check_places, inspect
-    from tune.session import connect
+    from tune.running import connect
 
     check_places(given)
     connect(given.address, this=None)

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dashboards.importance import importances
-from tune import significance, tradeoffs
+from tune.lake import significance
+from tune.lake.tradeoffs import tradeoffs
 from tune.results import Lake
 
 MAX_TRIALS = 1000  # of a board that are looked at in detail: listed, tested, drawn as points
@@ -76,18 +77,18 @@ class Board:
     descriptions: Mapping[str, Mapping[str, Any]]
     trials: pd.DataFrame
     """Ranked, best first, with the added columns `rank`, `label` and `score` (NaN where a trial has no Dice yet), and those of
-    `tune.significance` that say how sure the final Dice is: `low`, `high`, `best`, `p_holm`. Finalists' trainings are not among
-    them, unless there is nothing else."""
+    `tune.lake.significance`, which say how sure the final Dice is: `low`, `high`, `best`, `p_holm`. Finalists' trainings are not
+    among them, unless there is nothing else."""
     trainings: pd.DataFrame
     """Of finalists, ranked likewise."""
     finalists: pd.DataFrame
-    """One row per finalist, see `tune.significance`."""
+    """One row per finalist, see `tune.lake.significance`."""
     searched: tuple[str, ...]
     """Config columns that the searches varied."""
     metrics: pd.DataFrame
     """Of the best trials' epochs."""
     tradeoffs: pd.DataFrame
-    """Dice and seconds per case of every trial at every number of votes, see `tune.tradeoffs`, with the trials' labels."""
+    """Dice and seconds per case of every trial at every number of votes, see `tune.lake.tradeoffs`, with the trials' labels."""
     cases: pd.DataFrame
     """Dice of every validation case of the best trials that were scored on the same ones, with `place` and `label`."""
     gallery: pd.DataFrame
@@ -180,7 +181,7 @@ def _board(rows: Rows, dataset: str, experiments: Sequence[str]) -> Board:
     certainty = significance.comparison(cases, pa.Table.from_pandas(shown[[*_KEY, "dataset"]], preserve_index=False))
     certainty = certainty.select([*_KEY, "low", "high", "best", "p_holm"]).to_pandas()
     ranked = ranked.merge(certainty, on=_KEY, how="left")
-    points = tradeoffs.tradeoffs(cases, pa.Table.from_pandas(shown[[*_KEY, "dataset"]], preserve_index=False)).to_pandas()
+    points = tradeoffs(cases, pa.Table.from_pandas(shown[[*_KEY, "dataset"]], preserve_index=False)).to_pandas()
     scored = ranked[ranked["score"].notna()]
     descriptions = {name: rows.descriptions[name] for name in experiments}
     finalists = rows.finalists[(rows.finalists["dataset"] == dataset) & rows.finalists["experiment"].isin(experiments)]

@@ -41,7 +41,7 @@ def test_imports_point_one_way(package: str) -> None:
 
 def test_dashboards_read_the_lake_and_nothing_else() -> None:
     """And what the lake computes of its own tables, which needs neither Ray nor PyTorch."""
-    allowed = ("tune.results", "tune.significance", "tune.tradeoffs")
+    allowed = ("tune.results", "tune.lake.significance", "tune.lake.tradeoffs")
     for file in files("dashboards"):
         ours = {name for name in imported(file) if name.split(".")[0] == "tune"}
         assert all(name == "tune" or name.startswith(allowed) for name in ours), file

@@ -34,9 +34,8 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tune.plan import Node, Plan
-    from tune.recorder import Record
-    from tune.selection import Contest, Evaluation, Look
+    from tune.finals import Contest, Evaluation, Look
+    from tune.running import Node, Plan, Record
 
 _TOP, _SEEDS = 5, 5
 
@@ -83,11 +82,9 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: what was asked for cannot be done, or a finalist has been tested before.
     """
-    from tune.hold import hold
-    from tune.plan import this_machine
-    from tune.retraining import Retraining
-    from tune.selection import earlier_looks, refuse_again
-    from tune.session import Interrupted, connect
+    from tune.finals import Retraining, earlier_looks, refuse_again
+    from tune.lake import hold
+    from tune.running import Interrupted, connect, this_machine
 
     _check(given)
     root, name = lake_root(given.storage), given.name or f"{given.experiment}-finalists"
@@ -182,8 +179,7 @@ def _earlier(root: str, name: str, source: str) -> dict[str, Any] | None:
 
 def _plan(given: argparse.Namespace, search: Mapping[str, Any], earlier: Mapping[str, Any] | None, machine: Node | None) -> Plan:
     """The plan of the search, with what may differ from it."""
-    from tune.plan import Options, absolute, remake_plan
-    from tune.session import cluster_nodes
+    from tune.running import Options, absolute, cluster_nodes, remake_plan
 
     options = replace(Options.from_dict(search["arguments"]), trials=None, time_budget=None)
     said = {name: getattr(given, name) for name in ("data", "max_concurrent", "cpus_per_worker", "gpus_per_worker")}
@@ -197,7 +193,7 @@ def _plan(given: argparse.Namespace, search: Mapping[str, Any], earlier: Mapping
 
 def _contest(given: argparse.Namespace, plan: Plan, root: str, earlier: Mapping[str, Any] | None, name: str) -> Contest:
     """Who is trained: as it was decided before, or chosen now."""
-    from tune.selection import Contest, choose, fresh_seeds
+    from tune.finals import Contest, choose, fresh_seeds
 
     folds = None if given.folds is None else _folds(given.folds, plan)
     if earlier is None:
@@ -236,13 +232,13 @@ def _describe(given: argparse.Namespace, plan: Plan, contest: Contest) -> dict[s
 
 def _evaluation(root: str, name: str) -> Evaluation:
     """Which evaluation the experiment is at."""
-    from tune.selection import Evaluation
+    from tune.finals import Evaluation
 
     return Evaluation(f"{root}/{name}/tune")
 
 
 def _print_plan(plan: Plan, contest: Contest, name: str, before: Mapping[str, Look], console: Console) -> None:
-    from tune.progress import clock
+    from tune.running import clock
 
     spec, trainings = plan.dataset.spec, len(contest.trainings)
     splits = {fold: plan.dataset.split(fold) for fold in contest.folds}
@@ -273,7 +269,7 @@ def _print_finalists(rows: Sequence[Mapping[str, Any]], plan: Plan, contest: Con
     """A table of figures, and the settings they belong to."""
     from rich.table import Table
 
-    from tune.progress import brief, describe_kind
+    from tune.running import brief, describe_kind
 
     def figure(value: float | None, digits: int = 4) -> str:
         return "-" if value is None else f"{value:.{digits}f}"

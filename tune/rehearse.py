@@ -35,17 +35,23 @@ try:
     from threadpoolctl import threadpool_limits
 
     from cdal.errors import InputError
-    from tune.curves import Recording, Surrogate, read
-    from tune.improvement import DEFAULT_MIN_IMPROVEMENT, why_enough
-    from tune.medians import Estimate, estimate, estimate_ratio, number
-    from tune.plan import Options, grace_epochs
+    from tune.lake.status import UNET
+    from tune.proposing import (
+        Proposal,
+        Queue,
+        Space,
+        Study,
+        TruthfulSearcher,
+        check_sampler,
+        controls,
+        default_sampler,
+        from_optuna,
+        startup_trials,
+    )
+    from tune.rehearsal import Cluster, Estimate, Recording, Surrogate, estimate, estimate_ratio, number, read, simulate
     from tune.results import load
-    from tune.samplers import check_sampler, default_sampler
-    from tune.schedulers import POPULATION, check_scheduler, make_scheduler
-    from tune.simulation import Cluster, simulate
-    from tune.space import Space, from_optuna
-    from tune.status import UNET
-    from tune.strategy import Proposal, Queue, Study, TruthfulSearcher, controls, startup_trials
+    from tune.running import Options
+    from tune.stopping import DEFAULT_MIN_IMPROVEMENT, POPULATION, check_scheduler, grace_epochs, make_scheduler, why_enough
 except ModuleNotFoundError as missing:
     sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
 

@@ -41,8 +41,7 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tune.plan import Node, Options, Plan
-    from tune.recorder import Record
+    from tune.running import Node, Options, Plan, Record
 
 _ON_RESUME = (
     "trials", "time_budget", "gpu_hours", "cost_per_gpu_hour", "min_improvement", "data", "max_concurrent",
@@ -126,9 +125,8 @@ def search(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: what was asked for cannot be done.
     """
-    from tune.hold import hold
-    from tune.plan import make_plan, remake_plan, this_machine
-    from tune.session import Interrupted, Session, cluster_nodes, connect
+    from tune.lake import hold
+    from tune.running import Interrupted, Session, cluster_nodes, connect, make_plan, remake_plan, this_machine
 
     root = lake_root(given.storage)
     description: dict[str, Any] | None = None
@@ -181,7 +179,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
 
 def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> Options:
     """What was asked for; of a resumed experiment, what it was started with, and what may be changed."""
-    from tune.plan import Options, absolute, parse_duration
+    from tune.running import Options, absolute, parse_duration
 
     said = {name: value for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__}
     if "sets" in said:
@@ -203,7 +201,7 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
 
 def _repeated(given: argparse.Namespace, root: str, console: Console) -> Options:
     """What an experiment was started with; says where this machine's versions are not those of then."""
-    from tune.plan import Options, git_commit, versions
+    from tune.running import Options, git_commit, versions
 
     asked = [name for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__]
     if asked or given.resume is not None:
@@ -236,7 +234,7 @@ def _print_plan(plan: Plan, name: str, console: Console, *, advice: bool = False
 
 
 def _print_forecast(plan: Plan, machine: Node | None, console: Console) -> None:
-    from tune.session import measure_paces
+    from tune.running import measure_paces
 
     console.print(f"estimate    {plan.forecast(measure_paces(plan, machine))}", markup=False)
 
@@ -257,7 +255,7 @@ def _resume_command(given: argparse.Namespace, name: str) -> str:
 def _finish(plan: Plan, root: str, records: list[Record], console: Console) -> int:
     """Print the best trials and draw the leaderboard; its path is the last line."""
     from dashboards.leaderboard import build
-    from tune.progress import top_table
+    from tune.running import top_table
 
     page = build(root)
     if all(record.row.get("validation_dice") is None for record in records):

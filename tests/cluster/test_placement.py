@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
 import ray
-from tune.session import cluster_nodes
-from tune.trial import CdalTrial, TrialSettings
+from tune.running.session import cluster_nodes
+from tune.trials import CdalTrial, TrialSettings
 
 def needs(workers):
     settings = TrialSettings(

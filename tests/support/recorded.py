@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tune.proposing import Space
+from tune.proposing.space import parse
 from tune.results import Writer, create_experiment
-from tune.space import Space, parse
 
 EPOCHS = 6
 NOISE = 0.01

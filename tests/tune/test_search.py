@@ -19,7 +19,7 @@ from searches import assert_whole, finish, rows_of, run, start, tiny, trials, wa
 
 from cdal.checkpoint import read_info
 from tune import search
-from tune.hold import hold
+from tune.lake import hold
 from tune.results import load
 
 NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"

@@ -1,0 +1,183 @@
+"""Intervals and paired tests over cases."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from tune.lake.significance import comparison, finalists, holm, mean_interval, wilcoxon
+from tune.results import Writer, create_experiment, load
+
+
+def table_of(figures: dict[str, list[float]], *, split: str = "validation", votes: int = 3) -> pa.Table:
+    """Cases of several trials; each figure is split into two classes around it, and into a worse one at fewer votes."""
+    rows = [
+        {"experiment": "e", "trial_id": trial, "split": split, "case": f"c{case}", "class": name, "votes": count, "dice": dice}
+        for trial, values in figures.items()
+        for case, value in enumerate(values)
+        for name, count, dice in (("a", votes, value - 0.05), ("b", votes, value + 0.05), ("a", 1, 0.0), ("b", 1, 0.0))
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def trials_of(figures: dict[str, list[float]], dataset: str = "d") -> pa.Table:
+    return pa.Table.from_pylist([{"experiment": "e", "trial_id": trial, "dataset": dataset} for trial in figures])
+
+
+def compared(figures: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    return {row["trial_id"]: row for row in comparison(table_of(figures), trials_of(figures)).to_pylist()}
+
+
+def test_intervals_agree_with_scipy() -> None:
+    values = np.random.default_rng(1).beta(8, 2, (40, 3))
+    low, high = mean_interval(values)
+    for column in range(3):
+        theirs = stats.bootstrap((values[:, column],), np.mean, method="percentile", n_resamples=20_000, rng=2)
+        assert (low[column], high[column]) == pytest.approx(tuple(theirs.confidence_interval), abs=0.003)
+
+
+def test_intervals_cover_the_true_mean() -> None:
+    """Of many samples, about 95 % of the intervals hold the mean they were drawn with."""
+    samples = np.random.default_rng(0).normal(0.8, 0.1, (60, 600))
+    low, high = mean_interval(samples)
+    assert 0.91 < np.mean((low <= 0.8) & (high >= 0.8)) < 0.98
+
+
+def test_one_case_has_no_interval() -> None:
+    row = compared({"a": [0.8]})["a"]
+    assert (row["mean"], row["low"], row["high"], row["best"], row["p"]) == (pytest.approx(0.8), None, None, True, None)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]).tolist() == [1, 1]
+    assert holm([]).tolist() == []
+
+
+def test_a_clear_loser_and_a_tie() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.8, 0.9, 20)
+    figures = {
+        "best": best.tolist(),
+        "tied": (best - 0.001 + rng.permutation(np.linspace(-0.02, 0.02, 20))).tolist(),
+        "worse": (best - rng.uniform(0.02, 0.05, 20)).tolist(),
+    }
+    rows = compared(figures)
+    assert list(rows) == ["best", "tied", "worse"]
+    assert rows["best"]["best"]
+    assert not rows["tied"]["best"]
+    assert rows["tied"]["p_holm"] > 0.2
+    assert rows["worse"]["p_holm"] < 0.001
+    assert rows["worse"]["p"] == pytest.approx(stats.wilcoxon(figures["best"], figures["worse"]).pvalue)
+    assert rows["worse"]["p_holm"] == pytest.approx(2 * rows["worse"]["p"])
+    assert rows["worse"]["difference"] == pytest.approx(np.mean(figures["worse"]) - best.mean())
+    assert rows["best"]["low"] < best.mean() < rows["best"]["high"]
+
+
+def test_equal_trials_do_not_differ() -> None:
+    assert wilcoxon(np.array([0.5, 0.6]), np.array([0.5, 0.6])) == 1
+    rows = compared({"a": [0.5, 0.6, 0.7], "b": [0.5, 0.6, 0.7]})
+    assert rows["b"]["p"] == 1
+
+
+def test_only_the_same_cases_are_compared() -> None:
+    """A trial scored on fewer cases, or on another dataset, is in a group of its own."""
+    figures = {"many": [0.8, 0.7, 0.9], "few": [0.95, 0.95]}
+    rows = compared(figures)
+    assert rows["many"]["best"]
+    assert rows["few"]["best"]
+    cases = table_of({"x": [0.8, 0.7], "y": [0.9, 0.9]})
+    trials = pa.concat_tables([trials_of({"x": []}, "one"), trials_of({"y": []}, "two")])
+    assert comparison(cases, trials)["best"].to_pylist() == [True, True]
+
+
+def test_of_distances_the_least_is_best() -> None:
+    rows = table_of({"far": [9.0, 8.0], "near": [1.0, 2.0]}).rename_columns(
+        ["experiment", "trial_id", "split", "case", "class", "votes", "hd95"]
+    )
+    found = comparison(rows, trials_of({"far": [], "near": []}), metric="hd95").to_pylist()
+    assert [(row["trial_id"], row["best"]) for row in found] == [("near", True), ("far", False)]
+
+
+def test_splits_are_apart() -> None:
+    cases = pa.concat_tables([table_of({"a": [0.5, 0.6]}), table_of({"a": [0.1, 0.2]}, split="test")])
+    assert comparison(cases, trials_of({"a": []}), split="test")["mean"].to_pylist() == [pytest.approx(0.15)]
+    assert comparison(cases, trials_of({"a": []}), split="train").num_rows == 0
+
+
+def test_the_lake_compares_its_trials(tmp_path: Path) -> None:
+    create_experiment(tmp_path, "e", {"dataset": "d", "fold": 0})
+    with Writer(tmp_path, "e") as writer:
+        for number, shift in enumerate((0.0, -0.1)):
+            writer.append("trials", {"trial_id": f"{number:05d}", "number": number, "dataset": "d"})
+            for case in range(8):
+                row = {"trial_id": f"{number:05d}", "split": "validation", "case": f"c{case}", "class": "x", "votes": 5}
+                writer.append("cases", row | {"dice": 0.8 + 0.01 * case + shift, "iou": 0.5})
+    best, other = load(tmp_path).comparison().to_pylist()
+    assert (best["trial_id"], best["mean"], best["cases"]) == ("00000", pytest.approx(0.835), 8)
+    assert other["p_holm"] == pytest.approx(2 / 2**8)  # all eight differ in the same direction
+    assert load(tmp_path).comparison("iou")["difference"].to_pylist() == [0, 0]
+
+
+def trained_again(figures: dict[str, list[list[float]]]) -> tuple[pa.Table, pa.Table]:
+    """Tables of the trainings of finalists: per finalist and seed the test Dice of every case."""
+    cases, trials = [], []
+    for finalist, seeds in figures.items():
+        for seed, values in enumerate(seeds):
+            name = f"{finalist}{seed}"
+            own = {"experiment": "f", "trial_id": name, "dataset": "d", "finalist": finalist, "seed": seed, "kind": "searched"}
+            figure = {"test_dice": float(np.mean(values)) if values else None, "final_dice": 0.7, "search_dice": 0.9}
+            trials.append(own | figure | {"test_evaluations": 1 if values else None})
+            key = {"experiment": "f", "trial_id": name, "split": "test", "class": "a", "votes": 3}
+            cases += [key | {"case": f"c{case}", "dice": dice} for case, dice in enumerate(values)]
+    return pa.Table.from_pylist(cases), pa.Table.from_pylist(trials)
+
+
+def test_cases_are_the_pairs_of_finalists_and_seeds_are_not() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.8, 0.9, (4, 8))
+    other = best - rng.uniform(0.01, 0.02, (4, 8))
+    cases, trials = trained_again({"other": other.tolist(), "best": best.tolist()})
+    first, second = comparison(cases, trials, split="test").to_pylist()
+    assert (first["finalist"], first["trial_id"], first["best"], first["cases"]) == ("best", None, True, 8)
+    assert first["mean"] == pytest.approx(best.mean())
+    assert second["p"] == pytest.approx(2 / 2**8)  # eight pairs, not 32
+    low, high = mean_interval(best.mean(axis=0)[:, None])
+    assert (first["low"], first["high"]) == (pytest.approx(low[0]), pytest.approx(high[0]))
+
+
+def test_the_table_of_finalists() -> None:
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.8, 0.9, (3, 6))
+    cases, trials = trained_again({"none": [[], []], "worse": (best - 0.1).tolist(), "best": best.tolist()})
+    rows = finalists(cases, trials).to_pylist()
+    assert [(row["finalist"], row["trainings"], row["best"]) for row in rows] == [
+        ("best", 3, True),
+        ("worse", 3, False),
+        ("none", 0, None),
+    ]
+    assert rows[0]["test_dice"] == pytest.approx(best.mean())
+    assert rows[0]["seed_sd"] == pytest.approx(best.mean(axis=1).std(ddof=1))
+    assert (rows[0]["search_dice"], rows[0]["final_dice"], rows[0]["test_evaluations"]) == (0.9, pytest.approx(0.7), 1)
+    assert rows[1]["difference"] == pytest.approx(-0.1)
+    assert rows[1]["p_holm"] == pytest.approx(2 / 2**6)
+    assert rows[2]["test_dice"] is None
+
+
+def test_a_search_has_no_finalists(tmp_path: Path) -> None:
+    create_experiment(tmp_path, "e", {"dataset": "d", "fold": 0})
+    assert load(tmp_path).finalists().num_rows == 0
+
+
+def test_searches_are_not_compared_with_finalists() -> None:
+    """What a search says of its best is flattering: it does not set the bar."""
+    cases, trials = trained_again({"best": [[0.8, 0.7]]})
+    searched = table_of({"lucky": [0.9, 0.9]}, split="test")
+    both = comparison(
+        pa.concat_tables([cases, searched], promote_options="default"),
+        pa.concat_tables([trials, trials_of({"lucky": []})], promote_options="default"),
+        split="test",
+    )
+    assert both["best"].to_pylist() == [True, True]

@@ -1,0 +1,273 @@
+"""What Optuna is told, and which trials come. Without a running Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
+
+from cdal.errors import InputError
+from tune.lake.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET
+from tune.proposing import Outcome, Proposal, Queue, Space, Study, TruthfulSearcher, startup_trials
+from tune.proposing.space import parse
+
+
+def space() -> Space:
+    return parse(
+        {
+            "dataset": "phantom",
+            "fixed": {"training.epochs": 4},
+            "parameters": {
+                "diffusion.timesteps": {"values": [1, 2, 4]},
+                "loss.attention": {"min": 0.0, "max": 1.0},
+                "model.width_multipliers": {"values": [[1, 1], [1, 2, 2, 2]]},
+            },
+        },
+        "test.yaml",
+    )
+
+
+def study() -> Study:
+    return Study(space(), seed=0, startup=4)
+
+
+def searcher(queue: Queue, refused: list[int] | None = None) -> TruthfulSearcher:
+    return TruthfulSearcher(
+        queue,
+        lambda proposal: {"number": proposal.number},
+        lambda proposal, why: (refused or []).append(proposal.number),
+        lambda: False,
+    )
+
+
+def told(found: Study) -> list[tuple[TrialState, float | None, dict[int, float]]]:
+    return [(trial.state, trial.value, trial.intermediate_values) for trial in found.optuna.trials]
+
+
+def test_optuna_is_told_the_truth() -> None:
+    found = study()
+    tune = searcher(Queue.start(space(), found, 6))
+    for name in "abcdef":
+        assert tune.suggest(name)["number"] == "abcdef".index(name)
+    for name, epochs in {"a": 4, "b": 4, "c": 2, "e": 1}.items():
+        for epoch in range(1, epochs + 1):
+            tune.on_trial_result(name, {"curve": [(epoch, 0.1 * epoch)]})
+    tune.on_trial_complete("a", {"status": "finished"})
+    tune.on_trial_complete("b", {"status": "finished"})
+    tune.on_trial_complete("c", {"curve": [(3, 0.3)]})  # stopped by the scheduler: Tune hands over its last report
+    tune.on_trial_complete("d", {"status": "diverged"})
+    tune.on_trial_complete("e", error=True)
+    published, stopped, diverged, crashed, running = told(found)  # the U-Net, b, is none of Optuna's business
+    assert published == (TrialState.COMPLETE, pytest.approx(0.4), pytest.approx({1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}))
+    assert stopped == (TrialState.PRUNED, pytest.approx(0.3), pytest.approx({1: 0.1, 2: 0.2, 3: 0.3}))
+    assert diverged == (TrialState.FAIL, None, {})
+    assert crashed[0] == TrialState.FAIL
+    assert running[0] == TrialState.RUNNING
+
+
+def test_not_a_number_is_a_failure() -> None:
+    found = study()
+    found.propose(2)
+    found.report(2, [(1, float("nan"))])
+    found.end(2, FINISHED)
+    assert told(found) == [(TrialState.FAIL, None, {})]
+
+
+def test_controls_come_first_and_numbers_are_consecutive() -> None:
+    queue = Queue.start(space(), study(), 5)
+    proposals = [queue.next() for _ in range(6)]
+    assert [proposal and (proposal.number, proposal.kind) for proposal in proposals] == [
+        (0, PUBLISHED), (1, UNET), (2, SEARCHED), (3, SEARCHED), (4, SEARCHED), None,
+    ]  # fmt: skip
+    assert queue.empty
+    assert Queue.start(space(), study(), 1).waiting == [Proposal(0, PUBLISHED, space().published)]
+
+
+def test_published_values_outside_the_space_run_but_are_not_told() -> None:
+    outside = parse({"dataset": "phantom", "parameters": {"diffusion.timesteps": {"values": [1, 2]}}}, "test.yaml")
+    found = Study(outside, seed=0, startup=4)
+    queue = Queue.start(outside, found, 4)
+    assert queue.next() == Proposal(0, PUBLISHED, {"diffusion.timesteps": 4})
+    found.report(0, [(1, 0.5)])
+    found.end(0, FINISHED)
+    assert told(found) == []
+
+
+def run(queue: Queue, until: int) -> list[Proposal]:
+    """One trial after the other, each finished with a Dice that depends on its values alone."""
+    proposals = []
+    while (proposal := queue.next()) is not None and proposal.number < until:
+        queue.study.report(proposal.number, [(1, _dice(proposal))])
+        queue.study.end(proposal.number, FINISHED)
+        proposals.append(proposal)
+    return proposals
+
+
+def _dice(proposal: Proposal) -> float:
+    return 1 - abs(float(proposal.values["loss.attention"]) - 0.3)
+
+
+def test_a_resumed_search_proposes_what_an_uninterrupted_one_does() -> None:
+    whole = run(Queue.start(space(), study(), 14), 14)
+    first = run(Queue.start(space(), study(), 14), 8)
+    outcomes = [Outcome(proposal, FINISHED, [(1, _dice(proposal))]) for proposal in first]
+    rest = run(Queue.start(space(), study(), 14, outcomes), 14)
+    assert first + rest == whole
+
+
+def test_unfinished_trials_are_continued_first() -> None:
+    cut = Proposal(3, SEARCHED, {"diffusion.timesteps": 2, "loss.attention": 0.5, "model.width_multipliers": (1, 1)})
+    outcomes = [
+        Outcome(Proposal(0, PUBLISHED, space().published), FINISHED, [(1, 0.5)]),
+        Outcome(Proposal(1, UNET, space().published), FINISHED, [(1, 0.5)]),
+        Outcome(cut, None, [(1, 0.2), (2, 0.3)]),
+    ]
+    found = study()
+    queue = Queue.start(space(), found, 6, outcomes)
+    assert queue.next() == cut
+    following = queue.next()
+    assert following is not None
+    assert following.number == 4
+    assert [state for state, _, _ in told(found)] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
+    assert told(found)[1][2] == {1: 0.2, 2: 0.3}
+
+
+def test_values_that_do_not_fit_are_recorded_and_skipped() -> None:
+    refused: list[int] = []
+    found = study()
+
+    def configure(proposal: Proposal) -> dict[str, Any]:
+        if proposal.number == 2:
+            raise InputError("no")
+        return {"number": proposal.number}
+
+    tune = TruthfulSearcher(
+        Queue.start(space(), found, 4), configure, lambda proposal, why: refused.append(proposal.number), lambda: False
+    )
+    assert [tune.suggest(name) for name in "abcd"] == [{"number": 0}, {"number": 1}, {"number": 3}, "FINISHED"]
+    assert refused == [2]
+    assert [state for state, _, _ in told(found)] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_nothing_is_told_of_a_trial_that_never_began() -> None:
+    found = study()
+    tune = searcher(Queue.start(space(), found, 4))
+    for name in "abc":
+        tune.suggest(name)
+    tune.on_trial_result("a", {"curve": [(1, 0.2)]})
+    for name in "ac":
+        tune.on_trial_complete(name)  # as Tune does when a trial is stopped that waits
+    assert [state for state, _, _ in told(found)] == [TrialState.PRUNED, TrialState.RUNNING]
+
+
+def test_startup_trials_follow_the_size_of_the_search() -> None:
+    assert [startup_trials(trials) for trials in (1, 8, 24, 400, None)] == [4, 4, 6, 6, 6]
+    assert [startup_trials(trials, at_once=16) for trials in (8, 24, 400, None)] == [4, 12, 16, 16]  # each worker has one
+
+
+def test_rays_own_searcher_calls_a_stopped_trial_complete_and_ours_does_not() -> None:
+    """The reason for a searcher of our own: see the head of tune/proposing/study.py."""
+    theirs = OptunaSearch(space().distributions, metric="dice", mode="max", seed=0)
+    theirs.suggest("a")
+    theirs.on_trial_result("a", {"dice": 0.2, "training_iteration": 1})
+    theirs.on_trial_complete("a", {"dice": 0.2, "training_iteration": 1})  # as Tune does when a scheduler stops a trial
+    (stopped,) = theirs._ot_study.trials
+    assert (stopped.state, stopped.value) == (TrialState.COMPLETE, 0.2)
+
+    found = study()
+    tune = searcher(Queue.start(space(), found, 3))
+    tune.suggest("a")
+    tune.on_trial_result("a", {"curve": [(1, 0.2)]})
+    tune.on_trial_complete("a", {"curve": [(1, 0.2)]})
+    assert told(found) == [(TrialState.PRUNED, 0.2, {1: 0.2})]  # Optuna gives the last intermediate value
+
+
+def proposals_that_are_too_large(told_as: str) -> tuple[int, Study]:
+    """How many of the later proposals take four steps, where such trials never go well; over three seeds."""
+    count = 0
+    for seed in range(3):
+        found = Study(space(), seed=seed, startup=4, sampler="tpe")
+        for number in range(60):
+            large = found.propose(number).values["diffusion.timesteps"] == 4
+            count += large and number >= 30
+            if not large:
+                found.report(number, [(1, 0.5 + 0.01 * (number % 7))])
+            found.end(number, told_as if large else FINISHED)
+    return count, found
+
+
+def test_out_of_memory_is_infeasible_and_the_sampler_keeps_away() -> None:
+    infeasible, found = proposals_that_are_too_large(INFEASIBLE)
+    failed, _ = proposals_that_are_too_large(FAILED)
+    assert infeasible < 0.7 * failed  # of which a sampler learns nothing
+    first = next(trial for trial in found.optuna.trials if trial.params["diffusion.timesteps"] == 4)
+    assert first.state == TrialState.PRUNED
+    assert first.constraints == {"memory": 1.0}
+
+
+def test_several_objectives_are_told_when_a_trial_finishes() -> None:
+    found = Study(space(), seed=0, startup=4, objectives=("dice", "seconds_per_case"))
+    for number, (dice, seconds) in enumerate([(0.9, 3.0), (0.8, 1.0), (0.7, 2.0)]):
+        found.propose(number)
+        found.report(number, [(1, dice - 0.1), (2, dice)])
+        found.end(number, FINISHED, {"seconds_per_case": seconds, "gpu_hours": 1.0})
+    found.propose(3)
+    found.report(3, [(1, 0.3)])
+    found.end(3, STOPPED)
+    assert [trial.state for trial in found.optuna.trials] == [TrialState.COMPLETE] * 3 + [TrialState.PRUNED]
+    assert [trial.values for trial in found.optuna.best_trials] == [[0.9, 3.0], [0.8, 1.0]]
+    assert found.propose(4).values.keys() == space().parameters.keys()
+
+
+def test_the_journal_holds_every_ended_trial_for_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "experiment" / "tune" / "optuna-journal.log"
+    for _ in range(2):  # written anew by every session
+        found = Study(space(), seed=0, startup=4, journal=path)
+        for number, status in enumerate([FINISHED, STOPPED, INFEASIBLE, FAILED]):
+            found.propose(number)
+            found.report(number, [(1, 0.1 * number), (2, 0.2 * number)])
+            found.end(number, status)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    written = optuna.load_study(study_name="experiment", storage=storage).trials
+    assert [(trial.state, trial.intermediate_values) for trial in written] == [
+        (trial.state, trial.intermediate_values) for trial in found.optuna.trials
+    ]
+    assert [trial.params for trial in written] == [trial.params for trial in found.optuna.trials]
+    assert [trial.user_attrs["status"] for trial in written] == [FINISHED, STOPPED, INFEASIBLE, FAILED]
+
+
+def test_what_was_sampled_here_decides_whether_more_pays() -> None:
+    elsewhere = Outcome(Proposal(-1, SEARCHED, space().published), FINISHED, [(1, 0.9)])
+    earlier = [
+        Outcome(Proposal(number, SEARCHED, space().published), FINISHED, [(1, dice)]) for number, dice in ((5, 0.5), (2, 0.2))
+    ]
+    found = study()
+    found.add_ended(elsewhere)
+    queue = Queue.start(space(), found, 20, earlier)
+    queue.waiting.clear()
+    proposal = queue.next()
+    assert proposal is not None
+    found.report(proposal.number, [(1, 0.7)])
+    following = queue.next()
+    assert following is not None
+    found.report(following.number, [(1, 0.1)])
+    found.end(following.number, STOPPED)
+    assert found.sampled == [0.2, 0.5]  # in order of proposal, up to the first that runs; none from elsewhere
+    found.end(proposal.number, STOPPED)
+    assert found.sampled == [0.2, 0.5, 0.7, 0.1]
+
+
+def test_hints_come_right_after_the_controls() -> None:
+    hint = {"diffusion.timesteps": 1, "loss.attention": 0.25, "model.width_multipliers": (1, 1)}
+    queue = Queue.start(space(), study(), 6, hints=[hint])
+    assert [queue.next() for _ in range(3)][2] == Proposal(2, SEARCHED, hint)
+    following = queue.next()
+    assert following is not None
+    assert following.number == 3
+    done = [Outcome(Proposal(2, SEARCHED, hint), FINISHED, [(1, 0.5)])]
+    assert [proposal.number for proposal in Queue.start(space(), study(), 6, done, [hint]).waiting] == [0, 1]

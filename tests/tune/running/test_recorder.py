@@ -1,0 +1,37 @@
+"""What a search knows of its trials after it was cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tune.lake.status import FAILED, SEARCHED
+from tune.proposing import Outcome, Proposal
+from tune.proposing.space import parse
+from tune.results import create_experiment, load
+from tune.running import Recorder
+
+SPACE = {
+    "dataset": "phantom",
+    "parameters": {
+        "loss.reconstruction": {"values": [0.0, 1.0]},
+        "loss.adversarial": {"min": 0.0, "max": 0.2},
+        "loss.soft_dice": {"values": [0.0, 1.0]},
+        "model.width_multipliers": {"values": [[1, 1], [1, 2]]},
+        "loss.r1_gamma": {"min": 0.1, "max": 10.0, "condition": {"loss.soft_dice": 1.0}},
+    },
+}
+
+
+def test_a_refused_proposal_does_not_keep_a_search_from_going_on(tmp_path: Path) -> None:
+    space = parse(SPACE, "test.yaml")
+    values: dict[str, Any] = {"model.width_multipliers": [1, 2]}
+    values |= {"loss.reconstruction": 0.0, "loss.adversarial": 0.0, "loss.soft_dice": 0.0}
+    refused = Proposal(2, SEARCHED, values)
+    create_experiment(tmp_path, "cut", {"space": space.to_dict()})
+    first = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
+    first.refuse(refused, "all weights are 0")
+    first.close()
+    second = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
+    assert second.restore(load(tmp_path), space) == [Outcome(refused, FAILED, [])]
+    second.close()

@@ -1,0 +1,96 @@
+"""Experiments of a lake: their names and descriptions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from cdal.errors import InputError
+from tune.lake.storage import Store
+from tune.lake.tables import SCHEMA_VERSION
+
+DESCRIPTION = "experiment.json"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One search, as its experiment.json describes it."""
+
+    name: str
+    description: Mapping[str, Any]
+
+    @property
+    def dataset(self) -> str | None:
+        """Name of the dataset, where the description has one."""
+        value = self.description.get("dataset")
+        return None if value is None else str(value)
+
+    @property
+    def created_at(self) -> str:
+        """When it was created, ISO 8601; empty where the description does not say."""
+        return str(self.description.get("created_at") or "")
+
+
+def create_experiment(
+    root: str | Path, name: str, description: Mapping[str, Any], *, filesystem: pafs.FileSystem | None = None
+) -> Experiment:
+    """Start an experiment: write its experiment.json. The description should at least name `dataset` and `fold`.
+
+    Of two processes that create the same name at once, one is refused (on S3: see `Store.create`).
+
+    Raises:
+        InputError: the name is taken or cannot be a folder name, or the store cannot be used.
+    """
+    _check_name(name)
+    about = {"schema_version": SCHEMA_VERSION, "experiment": name, "created_at": datetime.now(UTC).isoformat()}
+    content = about | dict(description) | {"schema_version": SCHEMA_VERSION, "experiment": name}
+    text = json.dumps(content, indent=2, default=str, ensure_ascii=False)
+    if not Store(root, filesystem).create(f"{name}/{DESCRIPTION}", text.encode("utf-8", "replace")):
+        raise InputError(f"experiment {name!r} already exists in {root}; choose another name, or go on with it: --resume {name}")
+    return read_experiment(root, name, filesystem=filesystem)
+
+
+def read_experiment(root: str | Path, name: str, *, filesystem: pafs.FileSystem | None = None) -> Experiment:
+    """Read one experiment's description.
+
+    Raises:
+        InputError: there is no such experiment in this lake, its experiment.json is damaged, or the store cannot be used.
+    """
+    _check_name(name)
+    found = describe(Store(root, filesystem), name)
+    if found is None:
+        raise InputError(f"{root} holds no experiment named {name!r}")
+    return found
+
+
+def describe(store: Store, name: str) -> Experiment | None:
+    """The experiment in one folder, None where the folder is none.
+
+    Raises:
+        InputError: its experiment.json is damaged.
+    """
+    path = f"{name}/{DESCRIPTION}"
+    try:
+        content = store.read(path).to_pybytes()
+    except FileNotFoundError:
+        return None
+    try:
+        description = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{store.name(path)} is not valid JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{store.name(path)} is not a JSON object")
+    return Experiment(name, description)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+        raise InputError(
+            f"{name!r:.80} cannot name an experiment: use printable text without '/', not starting with '.', of 1 to 200 bytes"
+        )

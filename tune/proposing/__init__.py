@@ -1,0 +1,38 @@
+"""What to try next: search spaces, samplers, the study that is told the truth, what earlier searches know."""
+
+from tune.proposing.axes import Axis
+from tune.proposing.extrapolation import extrapolate, from_logit, to_logit
+from tune.proposing.gaussian_process import FloatArray, GaussianProcess, squares_between
+from tune.proposing.parameters import Parameter
+from tune.proposing.samplers import SAMPLERS, check_sampler, default_sampler
+from tune.proposing.space import Space, from_optuna, to_optuna
+from tune.proposing.study import OBJECTIVES, Outcome, Proposal, Queue, Study, TruthfulSearcher, controls, startup_trials
+from tune.proposing.warm_start import WarmStart, costs_of, gather
+
+__all__ = [
+    "OBJECTIVES",
+    "SAMPLERS",
+    "Axis",
+    "FloatArray",
+    "GaussianProcess",
+    "Outcome",
+    "Parameter",
+    "Proposal",
+    "Queue",
+    "Space",
+    "Study",
+    "TruthfulSearcher",
+    "WarmStart",
+    "check_sampler",
+    "controls",
+    "costs_of",
+    "default_sampler",
+    "extrapolate",
+    "from_logit",
+    "from_optuna",
+    "gather",
+    "squares_between",
+    "startup_trials",
+    "to_logit",
+    "to_optuna",
+]

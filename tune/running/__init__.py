@@ -1,0 +1,36 @@
+"""One search at work: its options and plan, the machines, the estimate, the session and what it records and shows."""
+
+from tune.running.machines import Node, cluster_nodes, connect, this_machine
+from tune.running.options import Options, absolute, parse_duration
+from tune.running.plan import Plan, git_commit, make_plan, remake_plan, versions
+from tune.running.progress import Progress, brief, clock, describe_kind, top_table
+from tune.running.recorder import Record, Recorder, RecordingCallback
+from tune.running.session import Interrupted, Session, measure_paces, run_tuner, trial_config
+
+__all__ = [
+    "Interrupted",
+    "Node",
+    "Options",
+    "Plan",
+    "Progress",
+    "Record",
+    "Recorder",
+    "RecordingCallback",
+    "Session",
+    "absolute",
+    "brief",
+    "clock",
+    "cluster_nodes",
+    "connect",
+    "describe_kind",
+    "git_commit",
+    "make_plan",
+    "measure_paces",
+    "parse_duration",
+    "remake_plan",
+    "run_tuner",
+    "this_machine",
+    "top_table",
+    "trial_config",
+    "versions",
+]

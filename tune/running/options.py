@@ -1,0 +1,72 @@
+"""What the user asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cdal.errors import InputError
+from tune.stopping import DEFAULT_SCHEDULER
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for; None where nothing was said. Kept in experiment.json, so that a resumed search does the same."""
+
+    dataset: str | None = None
+    data: str | None = None
+    space: str | None = None
+    sets: tuple[str, ...] = ()
+    fold: int = 0
+    trials: int | None = None
+    epochs: int | None = None
+    time_budget: float | None = None
+    """Seconds."""
+    gpu_hours: float | None = None
+    cost_per_gpu_hour: float | None = None
+    """In whatever currency."""
+    min_improvement: float | None = None
+    """Dice below which further trials do not pay."""
+    sampler: str = ""
+    """Empty for the one that suits the objectives."""
+    scheduler: str = DEFAULT_SCHEDULER
+    objectives: tuple[str, ...] = ("dice",)
+    warm_start: str | None = None
+    """An experiment of the lake, or another lake, or an experiment of it."""
+    seed: int = 0
+    max_concurrent: int | None = None
+    workers_per_trial: int = 1
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Options:
+        """Inverse of `to_dict`."""
+        known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
+        lists = {name: tuple(known.get(name, getattr(cls, name))) for name in ("sets", "objectives")}
+        return cls(**known | lists)
+
+
+def absolute(data: str) -> str:
+    """The data's place as other processes find it."""
+    return data if "://" in data else str(Path(data).expanduser().absolute())
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `90`, `90s`, `30m`, `2h` or `1h30m`.
+
+    Raises:
+        InputError: another form, or no time at all.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0.0
+    if seconds <= 0:
+        raise InputError(f"--time-budget is {text!r}; write it as 90s, 30m, 2h or 1h30m")
+    return seconds

@@ -1,0 +1,274 @@
+"""What a search will do, decided before it starts: data, space, workers, how many trials at once. Without Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cdal.config import Config, parse_setting
+from cdal.data import Dataset, Split, open_dataset
+from cdal.data.layouts import recognise
+from cdal.data.remote import local_folder
+from cdal.errors import InputError
+from cdal.training import check_fit
+from tune.proposing import OBJECTIVES, SAMPLERS, Space, WarmStart, check_sampler, controls, default_sampler, gather, startup_trials
+from tune.proposing import space as spaces
+from tune.running.estimate import Forecast, Paces, forecast
+from tune.running.machines import Node, Resources, size
+from tune.running.options import Options, absolute
+from tune.stopping import DEFAULT_MIN_IMPROVEMENT, POPULATION, SCHEDULERS, check_scheduler, grace_epochs, mutable
+
+DEFAULT_DATASET = "phantom"
+DEFAULT_TRIALS = 8
+_PACKAGES = ("cdal-search", "ray", "optuna", "torch", "numpy", "monai", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search, ready to start."""
+
+    options: Options
+    space: Space
+    resources: Resources
+    dataset: Dataset
+    data: str | None
+    split: Split
+    notes: tuple[str, ...]
+    """What was decided for the user, in words."""
+    warm_start: WarmStart = field(default_factory=WarmStart)
+
+    @property
+    def published(self) -> Config:
+        """The configuration of trial 0."""
+        return self.space.base
+
+    @property
+    def typical(self) -> Config:
+        """The configuration of a trial from the middle of the space; the published one where that one does not go together."""
+        try:
+            return self.space.config(self.space.middle)
+        except InputError:
+            return self.published
+
+    @property
+    def trials(self) -> int | None:
+        """How many trials; None where only a budget ends the search."""
+        if self.options.trials is None and self.options.time_budget is None and self.options.gpu_hours is None:
+            return DEFAULT_TRIALS
+        return self.options.trials
+
+    @property
+    def startup(self) -> int:
+        """Trials before the sampler's model takes over, controls among them; fewer where it knows of some from elsewhere."""
+        return max(startup_trials(self.trials, self.resources.at_once) - len(self.warm_start.told), 0)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that one trial holds."""
+        return self.resources.gpus * self.resources.workers
+
+    @property
+    def min_improvement(self) -> float:
+        """Expected gain in Dice below which the search ends."""
+        if len(self.options.objectives) > 1:
+            return 0.0  # what further trials gain is not a matter of Dice alone
+        return DEFAULT_MIN_IMPROVEMENT if self.options.min_improvement is None else self.options.min_improvement
+
+    def forecast(self, paces: Paces) -> Forecast:
+        """What the search is going to take, given how fast trials are."""
+        options = self.options
+        return forecast(
+            paces,
+            scheduler=options.scheduler,
+            epochs=self.published.training.epochs,
+            grace=self.grace,
+            controls=len(controls(self.space)),
+            trials=self.trials,
+            at_once=self.resources.at_once,
+            gpus=self.gpus,
+            seconds=options.time_budget,
+            gpu_hours=options.gpu_hours,
+            price=options.cost_per_gpu_hour,
+        )
+
+    @property
+    def grace(self) -> int:
+        """Epochs before a trial may be stopped early."""
+        return grace_epochs(self.published.training.epochs)
+
+    @property
+    def split_hash(self) -> str:
+        """Tells whether two searches have the same cases."""
+        ids = json.dumps([self.split.train, self.split.validation, self.split.test])
+        return hashlib.sha256(ids.encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """For experiment.json."""
+        return {
+            "dataset": self.dataset.spec.name,
+            "fold": self.options.fold,
+            "fold_name": self.dataset.spec.folds[self.options.fold],
+            "space": self.space.to_dict(),
+            "arguments": self.options.to_dict() | {"data": self.data},
+            "seeds": {"search": self.options.seed, "training": self.published.training.seed},
+            "split_sizes": {name: len(self.split[name]) for name in ("train", "validation", "test")},
+            "split_hash": self.split_hash,
+            "protocol": self.dataset.spec.protocol,
+            "resources": asdict(self.resources),
+            "warm_start": self.warm_start.to_dict(),
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+
+    def lines(self, *, advice: bool = False) -> list[str]:
+        """For `--dry-run`, which also says when to take the sampler and the scheduler, and for the start of a search."""
+        spec, split, config, options = self.dataset.spec, self.split, self.published, self.options
+        until = [f"{self.trials} trials"] if self.trials is not None else []
+        if options.time_budget is not None:
+            until.append(f"{options.time_budget:g} s")
+        if options.gpu_hours is not None:
+            until.append(f"{options.gpu_hours:g} GPU-hours")
+        if self.min_improvement > 0:
+            until.append(f"the next ones gain less than {self.min_improvement:g} Dice")
+        names = ", ".join(f"{control.number} {control.kind}" for control in controls(self.space))
+        shown = [f"dataset     {spec.name}: {spec.protocol}"]
+        sizes = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} kept for testing"
+        shown += [f"fold        {self.options.fold}, {spec.folds[self.options.fold]}: {sizes}"]
+        kind = f"{'volumes' if spec.volumetric else 'images'} of {spec.image_channels} channel{'s' * (spec.image_channels > 1)}"
+        shown += [f"cases       {kind}, samples of {spec.image_size} px; classes {', '.join(spec.classes)}"]
+        shown += [f"space       {self.space.source}"]
+        values = config.flatten()
+        shown += [f"            {path}: {p} (published {values[path]})" for path, p in self.space.parameters.items()]
+        shown += [f"trials      until {' or '.join(until)}; controls {names}"]
+        steps = config.training.steps_per_epoch or "one pass"
+        shown += [f"training    {config.training.epochs} epochs of {steps} steps, batch {config.training.batch_size}"]
+        shown += [f"objectives  {', '.join(f'{OBJECTIVES[name]} {name}' for name in options.objectives)}"]
+        first = max(self.startup, len(controls(self.space)) + len(self.warm_start.hints))
+        start = f", from trial {first} on" if SAMPLERS[options.sampler].learns else ""
+        shown += [f"sampler     {options.sampler}{start}"]
+        shown += [f"            {SAMPLERS[options.sampler].advice}"] if advice else []
+        start = "" if options.scheduler == "none" else f", from epoch {self.grace} on"
+        shown += [f"scheduler   {options.scheduler}{start}"]
+        shown += [f"            {SCHEDULERS[options.scheduler].advice}"] if advice else []
+        if options.warm_start is not None:
+            shown += [f"warm start  from {options.warm_start}: {self.warm_start}"]
+        shown += [f"resources   {self.resources}", f"seed        {options.seed}"]
+        return shown + [f"note        {note}" for note in self.notes]
+
+
+def make_plan(options: Options, nodes: Sequence[Node], root: str = "results") -> Plan:
+    """Decide everything; `root` is the lake.
+
+    Raises:
+        InputError: something asked for does not exist, does not fit together, or is more than the cluster has.
+    """
+    for name, least in (("trials", 1), ("epochs", 1), ("max_concurrent", 1), ("workers_per_trial", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+    options = replace(options, sampler=options.sampler or default_sampler(len(options.objectives)))
+    _check_strategy(options)
+    resources = size(options, nodes)
+    if options.gpu_hours is not None and resources.gpus == 0:
+        raise InputError("--gpu-hours limits a search whose trials take no GPU; give --time-budget instead")
+    space, notes = _choose_space(options, resources)
+    if options.scheduler == POPULATION and not mutable(space):
+        raise InputError(f"--scheduler pbt changes loss weights and learning rates, but {space.source} searches none; add one")
+    options = replace(options, dataset=space.dataset)
+    data = None if options.data is None else absolute(options.data)
+    dataset = open_dataset(space.dataset, data, **space.options)
+    space = space.fitted(dataset.spec)
+    check_fit(space.base, dataset.spec, resources.workers)
+    plan = Plan(options, space, resources, dataset, data, dataset.split(options.fold), tuple(notes))
+    if options.warm_start is None:
+        return plan
+    return replace(plan, warm_start=gather(options.warm_start, root, space, plan.split_hash))
+
+
+def remake_plan(description: Mapping[str, Any], options: Options, nodes: Sequence[Node]) -> Plan:
+    """The plan of an experiment that is in the lake, with options that may differ from those it started with."""
+    space = spaces.parse(description["space"], str(description["space"].get("source", "experiment.json")))
+    dataset = open_dataset(space.dataset, options.data, **space.options)
+    split = dataset.split(options.fold)
+    space = space.fitted(dataset.spec)
+    known = WarmStart.from_dict(description.get("warm_start") or {}, space)
+    plan = Plan(options, space, size(options, nodes), dataset, options.data, split, (), known)
+    if plan.split_hash != description.get("split_hash"):
+        raise InputError(f"the cases in {options.data or space.dataset} are not those that the experiment started with")
+    return plan
+
+
+def _check_strategy(options: Options) -> None:
+    for name, value in (("gpu-hours", options.gpu_hours), ("cost-per-gpu-hour", options.cost_per_gpu_hour)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{name} is {value:g}; it must be a number above 0")
+    if options.min_improvement is not None and not 0 <= options.min_improvement < 1:
+        raise InputError(f"--min-improvement is {options.min_improvement:g}; it is a difference of Dice, 0 or more and below 1")
+    objectives = options.objectives
+    if objectives[:1] != ("dice",) or len(set(objectives)) < len(objectives) or not set(objectives) <= set(OBJECTIVES):
+        raise InputError(f"--objectives is {','.join(objectives)!r}; name dice first, then any of {', '.join([*OBJECTIVES][1:])}")
+    check_sampler(options.sampler, len(objectives))
+    check_scheduler(options.scheduler)
+    if options.scheduler == POPULATION and (options.trials is None or options.workers_per_trial > 1):
+        raise InputError("--scheduler pbt needs --trials, the size of the population, and trials of one worker")
+
+
+def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[str]]:
+    notes = []
+    if options.space is not None:
+        space = spaces.load(options.space)
+        if options.dataset is not None and options.dataset != space.dataset:
+            raise InputError(f"--dataset is {options.dataset}, but {space.source} searches {space.dataset}; leave one of them out")
+    else:
+        dataset = options.dataset or DEFAULT_DATASET
+        if options.data is not None and options.dataset is None:
+            dataset = recognise(local_folder(options.data))
+            notes.append(f"{options.data} is read as the dataset {dataset}; --dataset names another")
+        name = dataset
+        if resources.gpus == 0 and f"{dataset}_cpu" in spaces.shipped():
+            name = f"{dataset}_cpu"
+            notes.append(f"no GPU: the space {name} has smaller models than the published ones; --space {dataset} has those")
+        if name not in spaces.shipped():
+            raise InputError(f"there is no search space for the dataset {dataset!r}; datasets with one: {', '.join(_names())}")
+        space = spaces.load(name)
+    changes = dict(parse_setting(item) for item in options.sets)
+    if options.epochs is not None:
+        changes["training.epochs"] = options.epochs
+    if "training.seed" not in space.fixed and "training.seed" not in changes:
+        changes["training.seed"] = options.seed
+    freed = [path for path in changes if path in space.parameters]
+    notes += [f"{path} is fixed to {changes[path]}, so it is not searched" for path in freed]
+    return space.with_fixed(changes), notes
+
+
+def _names() -> list[str]:
+    return [name for name in spaces.shipped() if not name.endswith("_cpu")]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what figures depend on."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the project, with `-dirty` where files differ from it; in a copy without a repository what CDAL_COMMIT says."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("CDAL_COMMIT")

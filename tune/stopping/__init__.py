@@ -1,0 +1,33 @@
+"""When a trial ends before its last epoch, and when a search ends: schedulers, budgets, what further trials would gain."""
+
+from tune.stopping.budget import Budget
+from tune.stopping.improvement import DEFAULT_MIN_IMPROVEMENT, why_enough
+from tune.stopping.population import PopulationTraining, mutable
+from tune.stopping.schedulers import (
+    DEFAULT_SCHEDULER,
+    HEDGE,
+    POPULATION,
+    REDUCTION,
+    SCHEDULERS,
+    EarlyStopping,
+    check_scheduler,
+    grace_epochs,
+    make_scheduler,
+)
+
+__all__ = [
+    "DEFAULT_MIN_IMPROVEMENT",
+    "DEFAULT_SCHEDULER",
+    "HEDGE",
+    "POPULATION",
+    "REDUCTION",
+    "SCHEDULERS",
+    "Budget",
+    "EarlyStopping",
+    "PopulationTraining",
+    "check_scheduler",
+    "grace_epochs",
+    "make_scheduler",
+    "mutable",
+    "why_enough",
+]

@@ -1,0 +1,194 @@
+"""Schedulers by name: which trials are stopped before their end. The rules are Ray Tune's own; `hedged` spares some.
+
+The published settings set the bar for others but always run to the end, as the plain U-Net does, which learns at another pace and
+sets no bar. A trial that reached its last epoch is not stopped before its final evaluation. A resumed search replays what earlier
+sessions reported, so its rungs and medians are those of a search that was never cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from cdal.errors import InputError
+from tune.lake.status import PUBLISHED, UNET, Curve
+from tune.proposing import Outcome
+from tune.stopping.budget import Budget
+
+DEFAULT_SCHEDULER, POPULATION = "hedged", "pbt"
+REDUCTION = 3
+HEDGE = 4  # one in so many, which then take about as much time as the others (Li et al. 2018: equal budgets)
+_BRACKETS = 3
+_NEVER: Any = math.inf  # does the median rule pause a trial to let others catch up
+
+
+class Scheduler(NamedTuple):
+    """A scheduler and when to take it."""
+
+    make: Callable[[int, int], TrialScheduler] | None
+    """From the epochs of a whole trial, and the epochs before a trial may be stopped; None for what is no stopping rule."""
+    advice: str
+    hedged: bool = False
+    """Whether some of the trials that a model proposed run to their end, whatever the rule says."""
+
+
+def _asha(epochs: int, grace: int, brackets: int = 1) -> TrialScheduler:
+    return AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric="best_dice",
+        mode="max",
+        max_t=epochs,
+        grace_period=grace,
+        reduction_factor=REDUCTION,
+        brackets=brackets,
+    )
+
+
+def _hyperband(epochs: int, grace: int) -> TrialScheduler:
+    rungs = 1 + math.floor(math.log(max(epochs / grace, 1), REDUCTION))
+    return _asha(epochs, grace, min(_BRACKETS, rungs))
+
+
+def _median(epochs: int, grace: int) -> TrialScheduler:
+    return MedianStoppingRule(
+        time_attr="epoch",
+        metric="best_dice",
+        mode="max",
+        grace_period=grace,
+        min_samples_required=3,
+        min_time_slice=_NEVER,
+        hard_stop=False,  # it says PAUSE, and bears to hear more of a trial that went on, as the published settings do
+    )
+
+
+def _none(epochs: int, grace: int) -> TrialScheduler:
+    return FIFOScheduler()  # type: ignore[no-untyped-call]
+
+
+SCHEDULERS: dict[str, Scheduler] = {
+    DEFAULT_SCHEDULER: Scheduler(
+        _asha,
+        "the default: asha, but every fourth trial that the sampler proposes after the random ones runs to its end. So a setting "
+        "that starts slowly may still win, and the sampler learns how whole curves go.",
+        hedged=True,
+    ),
+    "asha": Scheduler(
+        _asha,
+        "asynchronous successive halving (Li et al. 2020): at epochs g, 3g, 9g ... only the best third goes on. It saves most. "
+        "Take it where early epochs tell much of later ones, as in long trainings that differ little in their learning rates.",
+    ),
+    "hyperband": Scheduler(
+        _hyperband,
+        "the same in up to three brackets, the later of which let trials run longer before the first cut. Take it where settings "
+        "that start slowly may win, such as small learning rates; it saves less.",
+    ),
+    "median": Scheduler(
+        _median,
+        "the median stopping rule (Golovin et al. 2017): trials below the median of the others' running means are stopped. "
+        "Gentle; take it where trials are few.",
+    ),
+    POPULATION: Scheduler(
+        None,
+        "population based training (Jaderberg et al. 2017): trials in the lower quarter become copies of some in the upper "
+        "quarter, with other loss weights and learning rates. Take it for long trainings whose best weights change on the way; all "
+        "trials run side by side, in turns, so it wants as many workers as trials. It finds a schedule, not one setting to repeat.",
+    ),
+    "none": Scheduler(_none, "every trial runs to its end. Take it to map a space, or to record whole curves."),
+}
+
+
+def make_scheduler(name: str, *, epochs: int, grace: int, startup: int) -> EarlyStopping:
+    """The stopping rule of a search.
+
+    Args:
+        name: one of `SCHEDULERS`.
+        epochs: of a whole trial.
+        grace: epochs before a trial may be stopped.
+        startup: trials proposed at random, before the model takes over.
+
+    Raises:
+        InputError: there is no such scheduler.
+    """
+    check_scheduler(name)
+    scheduler = SCHEDULERS[name]
+    assert scheduler.make is not None, f"{name} is made elsewhere"
+    return EarlyStopping(scheduler.make(epochs, min(grace, epochs)), epochs, startup if scheduler.hedged else math.inf)
+
+
+def grace_epochs(epochs: int) -> int:
+    """Epochs before a trial may be stopped early, of so many in all."""
+    return max(1, epochs // 8)
+
+
+def check_scheduler(name: str) -> None:
+    """Raise InputError where there is no such scheduler."""
+    if name not in SCHEDULERS:
+        raise InputError(f"--scheduler is {name!r}; schedulers are {', '.join(SCHEDULERS)}")
+
+
+class Known(NamedTuple):
+    """As much of a Tune trial as the rules look at, under the number that it keeps over all sessions."""
+
+    trial_id: int
+
+
+class EarlyStopping(FIFOScheduler):
+    """One of Ray's stopping rules as this project's trials need it."""
+
+    budget: Budget | None = None
+    """Of the search, where it has one."""
+
+    def __init__(self, rule: TrialScheduler, epochs: int, hedged_from: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rule, self._epochs, self._hedged_from = rule, epochs, hedged_from
+        self._known: set[int] = set()
+
+    def replay(self, outcomes: Sequence[Outcome]) -> None:
+        """Take up what earlier sessions reported."""
+        for outcome in outcomes:
+            if outcome.proposal.kind != UNET:
+                self._judge(outcome.proposal.number, outcome.curve)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The next one, if there is room in the budget."""
+        if self.budget is not None:
+            self.budget.turn_away(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        kind, number = trial.config["kind"], trial.config["number"]
+        if kind == UNET:
+            return str(TrialScheduler.CONTINUE)
+        decision = self._judge(number, result.get("curve", ()))
+        spared = kind == PUBLISHED or (number >= self._hedged_from and number % HEDGE == 0)
+        return str(TrialScheduler.CONTINUE) if spared else decision
+
+    def _judge(self, number: int, curve: Curve) -> str:
+        decision = str(TrialScheduler.CONTINUE)
+        stand_in: Any = Known(number)
+        no_controller: Any = None
+        for epoch, value in curve:
+            if epoch < self._epochs and math.isfinite(value):
+                if number not in self._known:
+                    self._known.add(number)
+                    with _seeded(number):  # hyperband draws a trial's bracket
+                        self._rule.on_trial_add(no_controller, stand_in)
+                decision = self._rule.on_trial_result(no_controller, stand_in, {"epoch": epoch, "best_dice": value})
+        return str(TrialScheduler.STOP) if decision == TrialScheduler.PAUSE else decision
+
+
+@contextmanager
+def _seeded(number: int) -> Iterator[None]:
+    """The same draws for the same trial in every session."""
+    state = np.random.get_state()
+    np.random.seed(number)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -1,0 +1,106 @@
+"""A trial of several workers: a Ray Train TorchTrainer runs its `messages` in every one of them, and the first is heard."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tune.lake import ray_storage
+from tune.lake.status import FAILED
+from tune.trials.messages import ended, messages
+from tune.trials.settings import Message, TrialSettings
+
+RESTARTS = 3  # of a worker that died
+_POLL_SECONDS = 1.0
+
+
+def distributed(settings: TrialSettings) -> Iterator[Message]:
+    """Run `messages` in the workers of a TorchTrainer and pass on what the first one says."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Empty, Queue
+
+    _release(settings)
+    gpus = {"GPU": settings.gpus} if settings.gpus else {}
+    mailbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": _beside_this_process()})
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"settings": settings.to_json(), "mailbox": mailbox},
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpus > 0,
+            resources_per_worker={"CPU": settings.cpus, "memory": _mark(settings)} | gpus,
+        ),
+        run_config=RunConfig(name="train", failure_config=FailureConfig(max_failures=RESTARTS), **ray_storage(settings.folder)),
+    )
+    problem: queue.Queue[BaseException | None] = queue.Queue()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            problem.put(None)
+        except BaseException as error:  # handed over to the trial's own thread
+            problem.put(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    seen = 0
+    try:
+        while True:
+            try:
+                message = mailbox.get(timeout=_POLL_SECONDS)
+            except Empty:
+                if thread.is_alive():
+                    continue
+                error = problem.get()
+                yield ended(FAILED, f"the workers ended: {' '.join(str(error).split())[:300]}")
+                return
+            message["curve"] = [point for point in message.get("curve", []) if point[0] > seen]
+            seen = max([seen, *(epoch for epoch, _ in message["curve"])])
+            if message.get("done"):
+                thread.join()
+            yield message
+    finally:
+        if thread.is_alive():
+            _release(settings)
+        mailbox.shutdown(force=True)
+
+
+def _beside_this_process() -> NodeAffinitySchedulingStrategy:
+    """What the trial's own process needs lives and dies with its machine, and with no other."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def work(config: dict[str, Any]) -> None:
+    """One worker of a trial of several; the first passes on its messages."""
+    import ray.train
+
+    settings = TrialSettings.from_json(config["settings"])
+    first = ray.train.get_context().get_world_rank() == 0
+    for message in messages(settings):
+        if first:
+            config["mailbox"].put(message)
+
+
+def _release(settings: TrialSettings) -> None:
+    """Give back what worker groups of the trial hold, which ends their workers at once.
+
+    A group outlives the trial's own process where that is killed, and would keep its successor waiting for ever. (Ray Train's own
+    cleaner needs Ray's dashboard.)
+    """
+    for name, group in placement_group_table().items():
+        bundles = group["bundles"].values()
+        if group["state"] != "REMOVED" and bundles and all(bundle.get("memory") == _mark(settings) for bundle in bundles):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
+
+
+def _mark(settings: TrialSettings) -> int:
+    """Bytes of memory that the trial's workers ask for: 1 to 2 MiB, another for every trial, to tell them apart."""
+    return 2**20 + zlib.crc32(settings.folder.encode()) % 2**20
