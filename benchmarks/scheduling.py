@@ -26,9 +26,8 @@ import ray.tune
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-import tune.running.session
 from tune.results import create_experiment, load
-from tune.running import Node, Options, make_plan
+from tune.running import Node, Options, Session, make_plan, tuning
 
 EPOCHS = 2
 GROWTH = 1.5  # how much more a trial among the last ones may take than one among the first
@@ -78,7 +77,7 @@ def search(root: str, trials: int, nodes: int, address: str) -> tuple[float, flo
     plan = make_plan(options, [Node(1, 0)] * nodes)
     create_experiment(root, name, plan.describe())
     started, busy = time.perf_counter(), time.process_time()
-    session = tune.running.session.Session(plan, root, name, machine=None, address=address)
+    session = Session(plan, root, name, machine=None, address=address)
     session.run(Console(quiet=True), resume=False, budget=None)
     seconds = time.perf_counter() - started, time.process_time() - busy
     rows = [row for row in load(root).trials().to_pylist() if row["experiment"] == name]
@@ -93,7 +92,7 @@ def main() -> int:
     parser.add_argument("--trials", default="50,100,200", metavar="LIST", help="how many, search by search (default: 50,100,200)")
     options = parser.parse_args()
     numbers = [int(number) for number in options.trials.split(",")]
-    tune.running.session.CdalTrial = Nothing  # type: ignore[misc,assignment]
+    tuning.CdalTrial = Nothing  # type: ignore[misc,assignment]
     started = time.perf_counter()
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False}
@@ -102,7 +101,7 @@ def main() -> int:
         for _ in range(options.nodes):
             cluster.add_node(num_cpus=1, object_store_memory=STORE)
         print(f"{options.nodes} nodes of one CPU, started in {time.perf_counter() - started:.0f} s")
-        tune.running.session.connect(cluster.address, this=None)
+        tuning.connect(cluster.address, this=None)
         with tempfile.TemporaryDirectory() as folder:
             root = str(Path(folder) / "lake")
             search(root, 1, options.nodes, cluster.address)  # what is loaded once only

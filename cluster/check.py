@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.errors import InputError
-from tune.command import DONE, WORK_FAILED, run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,14 +27,7 @@ PATIENCE = 120.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    head, _, examples = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m cluster.check",
-        description=head,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_line(__doc__, "python -m cluster.check")
     parser.add_argument("--address", help="Ray cluster to look at, such as auto (default: this machine alone)")
     parser.add_argument("--storage", metavar="ROOT", help="results lake: a folder, or s3://bucket/prefix")
     parser.add_argument("--data", metavar="ROOT", help="the dataset's files: a folder, or s3://bucket/prefix")

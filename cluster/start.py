@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tune
+from cdal.command import WORK_FAILED, command_line, run
 from cdal.errors import InputError
-from tune.command import WORK_FAILED, run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,14 +29,7 @@ _LOOK_SECONDS = 2.0
 
 def parser() -> argparse.ArgumentParser:
     """The command line, without the search's options."""
-    head, _, examples = (__doc__ or "").partition("\n")
-    found = argparse.ArgumentParser(
-        prog="python -m cluster.start",
-        description=head,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    found = command_line(__doc__, "python -m cluster.start")
     found.add_argument("--name", required=True, help="of the experiment")
     found.add_argument(
         "--storage", required=True, metavar="ROOT", help="results lake: a folder that all nodes share, or s3://bucket/prefix"

@@ -1,33 +1,43 @@
-"""What the commands that train have in common: where results go, exit statuses, and how they end."""
+"""What the commands that train on Ray have in common: where results go, how to go on, and how they end."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdal.command import INTERRUPTED, WORK_FAILED
 from cdal.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+_STORAGE = "results"
 
 
-def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Namespace) -> int:
-    """Do the work and return its exit status; wrong input is told in one line."""
-    from rich.console import Console
+class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
+    """Ctrl-C, or a polite request to end; all is saved."""
 
-    try:
-        return work(given, Console(soft_wrap=True, highlight=False))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted before anything began", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
+
+def add_address(group: argparse._ArgumentGroup) -> None:
+    """`--address`: where to compute."""
+    group.add_argument("--address", help="Ray cluster to use, such as auto (default: this machine alone)")
+
+
+def add_storage(group: argparse._ArgumentGroup) -> None:
+    """`--storage`: where results go."""
+    group.add_argument(
+        "--storage",
+        default=_STORAGE,
+        metavar="ROOT",
+        help=f"results lake: a folder, or s3://bucket/prefix (default: {_STORAGE})",
+    )
 
 
 def lake_root(storage: str) -> str:
@@ -37,8 +47,43 @@ def lake_root(storage: str) -> str:
     return os.path.expanduser(storage).rstrip("/") or "/"
 
 
-def leave(status: int) -> None:
-    """End at once: Ray Tune's thread may still run, and the processes that Ray started end with this one."""
+def command_for(door: str, given: argparse.Namespace, *options: str) -> str:
+    """What to type to go on: the door as this process was entered by it, some options, and the places where they are not the usual.
+
+    Args:
+        door: `search` or `finalists`.
+        given: has `address` and `storage`.
+        options: that come first.
+    """
+    program = [f"cdal-{door}"] if Path(sys.argv[0]).name == f"cdal-{door}" else ["python", f"tune/{door}.py"]
+    address = ["--address", given.address] if given.address else []
+    storage = ["--storage", given.storage] if given.storage != _STORAGE else []
+    return shlex.join([*program, *options, *address, *storage])
+
+
+@contextmanager
+def ends_well(work: str, go_on: str, console: Console) -> Iterator[None]:
+    """Where the work inside is interrupted or fails, say how to go on and end the process.
+
+    It ends at once: Ray Tune's thread may still run, and the processes that Ray started end with this one.
+
+    Args:
+        work: what fails, in words.
+        go_on: the command that goes on.
+        console: where it is said.
+    """
+    try:
+        yield
+        return
+    except InputError:
+        raise
+    except Interrupted:
+        console.print(f"interrupted; all results are saved. Go on with:\n{go_on}", markup=False)
+        status = INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        console.print(f"{work} failed: {error}\ngo on with: {go_on}", markup=False)
+        status = WORK_FAILED
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

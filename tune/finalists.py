@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
+    from cdal.command import DONE, WORK_FAILED, command_line, run
     from cdal.errors import InputError
-    from tune.command import DONE, INTERRUPTED, WORK_FAILED, lake_root, leave, run
+    from tune.command import add_address, add_storage, command_for, ends_well, lake_root
     from tune.results import check_writable, create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
@@ -42,10 +42,7 @@ _TOP, _SEEDS = 5, 5
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    head, _, rest = (__doc__ or "").partition("\n")
-    found = argparse.ArgumentParser(
-        description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    found = command_line(__doc__)
     what = found.add_argument_group("what to train")
     what.add_argument("--experiment", metavar="NAME", required=True, help="the search, finished or cut")
     what.add_argument("--top", type=int, metavar="N", help=f"how many of its settings, controls not counted (default: {_TOP})")
@@ -61,11 +58,9 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--max-concurrent", type=int, metavar="N", help="trainings at once (default: the search's, or what fits)")
     where.add_argument("--cpus-per-worker", type=float, metavar="N", help="default: the search's")
     where.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: the search's")
-    where.add_argument("--address", help="Ray cluster to use, such as auto (default: this machine alone)")
+    add_address(where)
     keep = found.add_argument_group("results")
-    keep.add_argument(
-        "--storage", default="results", metavar="ROOT", help="results lake: a folder, or s3://bucket/prefix (default: results)"
-    )
+    add_storage(keep)
     keep.add_argument("--name", help="of the experiment (default: the search's, with -finalists)")
     keep.add_argument("--dry-run", action="store_true", help="print the trainings and about how long they would take, and stop")
     return found
@@ -84,7 +79,7 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
     """
     from tune.finals import Retraining, earlier_looks, refuse_again
     from tune.lake import hold
-    from tune.running import Interrupted, connect, this_machine
+    from tune.running import connect, this_machine
 
     _check(given)
     root, name = lake_root(given.storage), given.name or f"{given.experiment}-finalists"
@@ -105,21 +100,14 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
         if not given.again:
             refuse_again(before)
         create_experiment(root, name, _describe(given, plan, contest))
-    with hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
+    with (
+        ends_well("the retraining", _go_on(given), console),
+        hold(f"{root}/{name}/tune", partial(console.print, markup=False)),
+    ):
         evaluations = _evaluation(root, name).begin(contest, before, again=given.again)
         _print_plan(plan, contest, name, {}, console)
         retraining = Retraining(plan, contest, root, name, evaluations, machine=machine, address=given.address)
-        try:
-            records, status = retraining.run(console), DONE
-        except Interrupted:
-            console.print(f"interrupted; all results are saved. Go on with:\n{_resume_command(given)}", markup=False)
-            status = INTERRUPTED
-        except Exception as error:
-            traceback.print_exc()
-            console.print(f"the retraining failed: {error}\ngo on with: {_resume_command(given)}", markup=False)
-            status = WORK_FAILED
-    if status != DONE:
-        leave(status)
+        records = retraining.run(console)
     failed = [record for record in records if not retraining.is_done(record)]
     return _finish(given, plan, contest, root, name, records, failed, console)
 
@@ -149,7 +137,7 @@ def _finish(
     _print_finalists(rows, plan, contest, console)
     if failed:
         reason = next((record.row["reason"] for record in failed if record.row.get("reason")), "for no known reason")
-        again = _resume_command(given)
+        again = _go_on(given)
         console.print(f"{len(failed)} of {len(records)} trainings failed: {reason}\ntry them again: {again}", markup=False)
     else:
         _evaluation(root, name).end()
@@ -291,14 +279,9 @@ def _print_finalists(rows: Sequence[Mapping[str, Any]], plan: Plan, contest: Con
         console.print(line, markup=False)
 
 
-def _resume_command(given: argparse.Namespace) -> str:
-    import shlex
-
-    command = ["python", "tune/finalists.py", "--experiment", given.experiment]
-    for option in ("name", "address"):
-        command += [f"--{option}", getattr(given, option)] if getattr(given, option) else []
-    command += ["--storage", given.storage] if given.storage != "results" else []
-    return shlex.join(command)
+def _go_on(given: argparse.Namespace) -> str:
+    name = ["--name", given.name] if given.name else []
+    return command_for("finalists", given, "--experiment", given.experiment, *name)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ try:
     from ray.tune.search.optuna import OptunaSearch
     from threadpoolctl import threadpool_limits
 
+    from cdal.command import DONE, command_line, run
     from cdal.errors import InputError
     from tune.lake.status import UNET
     from tune.proposing import (
@@ -56,9 +57,8 @@ except ModuleNotFoundError as missing:
     sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
-
-DONE, WRONG_INPUT, INTERRUPTED = 0, 2, 130
 
 
 class Strategy(NamedTuple):
@@ -241,10 +241,7 @@ def table(rows: Sequence[Mapping[str, Any]], plan: Plan) -> Table:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    head, _, rest = (__doc__ or "").partition("\n")
-    found = argparse.ArgumentParser(
-        description=head, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    found = command_line(__doc__)
     found.add_argument("--from", dest="source", required=True, metavar="LAKE", help="results lake with recorded searches")
     found.add_argument(
         "--experiment",
@@ -274,24 +271,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 done, 2 the input is wrong, 130 interrupted."""
-    given = parser().parse_args(arguments)
-    try:
-        return _main(given)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return WRONG_INPUT
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return run(_rehearse, parser().parse_args(arguments))
 
 
-def _main(given: argparse.Namespace) -> int:
-    from rich.console import Console
-
+def _rehearse(given: argparse.Namespace, console: Console) -> int:
     _check(given)
     recording = read(load(given.source), given.experiment)
     plan = make_plan(given, recording)
     surrogate = Surrogate(recording)
-    console = Console(soft_wrap=True, highlight=False)
     for line in about(surrogate, plan):
         console.print(line, markup=False)
     runs = rehearse(surrogate, plan)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -30,8 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 try:
+    from cdal.command import DONE, WORK_FAILED, command_line, run
     from cdal.errors import InputError
-    from tune.command import DONE, INTERRUPTED, WORK_FAILED, lake_root, leave, run
+    from tune.command import add_address, add_storage, command_for, ends_well, lake_root
     from tune.results import check_writable, create_experiment, load, read_experiment
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
@@ -52,10 +52,7 @@ _NEWEST = ""  # --resume without a name
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    head, _, examples = (__doc__ or "").partition("\n")
-    found = argparse.ArgumentParser(
-        description=head, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    found = command_line(__doc__)
     what = found.add_argument_group("what to search")
     what.add_argument("--dataset", help="phantom, hippocampus, monuseg, chest_xray, own (default: what --data holds; else phantom)")
     what.add_argument("--data", metavar="FOLDER", help="the dataset's files: a folder, or s3://bucket/prefix")
@@ -102,11 +99,9 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--workers-per-trial", type=int, metavar="N", help="processes that train one model together (default: 1)")
     where.add_argument("--cpus-per-worker", type=float, metavar="N", help="default: 1; beside GPUs their share")
     where.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 if there are any; 0.5: two trials share one")
-    where.add_argument("--address", help="Ray cluster to use, such as auto (default: this machine alone)")
+    add_address(where)
     keep = found.add_argument_group("results")
-    keep.add_argument(
-        "--storage", default="results", metavar="ROOT", help="results lake: a folder, or s3://bucket/prefix (default: results)"
-    )
+    add_storage(keep)
     keep.add_argument("--name", help="of the experiment (default: the dataset and the time)")
     keep.add_argument("--resume", nargs="?", const=_NEWEST, metavar="NAME", help="go on with an experiment (default: the newest)")
     keep.add_argument("--repeat", metavar="NAME", help="run an experiment of the lake again, as it was started, under a new name")
@@ -126,7 +121,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
         InputError: what was asked for cannot be done.
     """
     from tune.lake import hold
-    from tune.running import Interrupted, Session, cluster_nodes, connect, make_plan, remake_plan, this_machine
+    from tune.running import Session, cluster_nodes, connect, make_plan, remake_plan, this_machine
 
     root = lake_root(given.storage)
     description: dict[str, Any] | None = None
@@ -153,7 +148,8 @@ def search(given: argparse.Namespace, console: Console) -> int:
     if description is None:
         name = name or f"{plan.dataset.spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
         create_experiment(root, name, plan.describe())
-    with hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
+    go_on = command_for("search", given, "--resume", name)
+    with ends_well("the search", go_on, console), hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
         _print_plan(plan, name, console)
         if description is None:
             _print_forecast(plan, machine, console)
@@ -161,19 +157,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
         budget = options.time_budget
         if budget is not None and description is not None and given.time_budget is None:
             budget = max(budget - session.used, 0.0)  # the rest of what the search was given first
-        try:
-            records, status = session.run(console, resume=description is not None, budget=budget), DONE
-        except Interrupted:
-            _print_interrupted(given, name, console)
-            status = INTERRUPTED
-        except InputError:
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            console.print(f"the search failed: {error}\ngo on with: {_resume_command(given, name)}", markup=False)
-            status = WORK_FAILED
-    if status != DONE:
-        leave(status)
+        records = session.run(console, resume=description is not None, budget=budget)
     return _finish(plan, root, records, console)
 
 
@@ -237,19 +221,6 @@ def _print_forecast(plan: Plan, machine: Node | None, console: Console) -> None:
     from tune.running import measure_paces
 
     console.print(f"estimate    {plan.forecast(measure_paces(plan, machine))}", markup=False)
-
-
-def _print_interrupted(given: argparse.Namespace, name: str, console: Console) -> None:
-    console.print(f"interrupted; all results are saved. Go on with:\n{_resume_command(given, name)}", markup=False)
-
-
-def _resume_command(given: argparse.Namespace, name: str) -> str:
-    import shlex
-
-    command = ["python", "tune/search.py", "--resume", name]
-    command += ["--storage", given.storage] if given.storage != "results" else []
-    command += ["--address", given.address] if given.address else []
-    return shlex.join(command)
 
 
 def _finish(plan: Plan, root: str, records: list[Record], console: Console) -> int:

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from cdal.command import DONE, WORK_FAILED, run
 from cdal.errors import InputError
-from tune.command import DONE, WORK_FAILED, run
 from tune.lake.check import verify
 from tune.lake.experiments import read_experiment
 from tune.lake.reader import Lake, compact, load

@@ -5,8 +5,9 @@ from tune.proposing.extrapolation import extrapolate, from_logit, to_logit
 from tune.proposing.gaussian_process import FloatArray, GaussianProcess, squares_between
 from tune.proposing.parameters import Parameter
 from tune.proposing.samplers import SAMPLERS, check_sampler, default_sampler
+from tune.proposing.searcher import StatelessSearcher, TruthfulSearcher
 from tune.proposing.space import Space, from_optuna, to_optuna
-from tune.proposing.study import OBJECTIVES, Outcome, Proposal, Queue, Study, TruthfulSearcher, controls, startup_trials
+from tune.proposing.study import OBJECTIVES, Outcome, Proposal, Queue, Study, controls, startup_trials
 from tune.proposing.warm_start import WarmStart, costs_of, gather
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Proposal",
     "Queue",
     "Space",
+    "StatelessSearcher",
     "Study",
     "TruthfulSearcher",
     "WarmStart",

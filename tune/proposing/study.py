@@ -1,4 +1,4 @@
-"""What to try next: Optuna behind Ray Tune's searcher interface, told the truth.
+"""What to try next: an Optuna study that is told the truth.
 
 | a trial                         | is told to Optuna as                                                              |
 | ------------------------------- | --------------------------------------------------------------------------------- |
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,10 +24,8 @@ from typing import Any, Literal, NamedTuple
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
 
-from cdal.errors import InputError
-from tune.lake.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET, Curve
+from tune.lake.status import FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET, Curve
 from tune.proposing.samplers import default_sampler, make_sampler
 from tune.proposing.space import Space, to_optuna
 
@@ -276,61 +274,3 @@ def controls(space: Space) -> list[Proposal]:
     if "model.architecture" in space.parameters or space.base.model.architecture == "unet":
         return [published]
     return [published, Proposal(1, UNET, space.published)]
-
-
-class TruthfulSearcher(Searcher):
-    """The queue and the study as Ray Tune sees them."""
-
-    def __init__(
-        self,
-        queue: Queue,
-        configure: Callable[[Proposal], dict[str, Any]],
-        refuse: Callable[[Proposal, str], None],
-        over: Callable[[], bool],
-    ) -> None:
-        """Connect to Ray Tune.
-
-        Args:
-            queue: where trials come from.
-            configure: makes Tune's trial configuration, and records that the trial is coming; InputError where values do not fit.
-            refuse: records a proposal that cannot be run, and why.
-            over: whether no more trials shall start.
-        """
-        super().__init__(metric=None, mode=None)
-        self._queue, self._configure, self._refuse, self._over = queue, configure, refuse, over
-        self._numbers: dict[str, int] = {}
-
-    def suggest(self, trial_id: str) -> Any:
-        """Tune asks for the next trial."""
-        while not self._over() and (proposal := self._queue.next()) is not None:
-            try:
-                config = self._configure(proposal)
-            except InputError as error:
-                self._refuse(proposal, str(error))
-                self._queue.study.end(proposal.number, FAILED)
-                continue
-            self._numbers[trial_id] = proposal.number
-            return config
-        return Searcher.FINISHED
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tune got a report."""
-        self._queue.study.report(self._numbers[trial_id], result.get("curve", ()))
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tune ended a trial; only a trial's own last message has a status. Of one that never began there is nothing to tell."""
-        number, last = self._numbers[trial_id], result or {}
-        if result is None and not error and not self._queue.study.has_reported(number):
-            return
-        self._queue.study.report(number, last.get("curve", ()))
-        costs = {name: last[name] for name in OBJECTIVES if name in last}
-        self._queue.study.end(number, FAILED if error else last.get("status", STOPPED), costs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles what it is given, to restore from; nothing here is restored like that
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the lake holds all that a resumed search needs."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""

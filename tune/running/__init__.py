@@ -5,10 +5,10 @@ from tune.running.options import Options, absolute, parse_duration
 from tune.running.plan import Plan, git_commit, make_plan, remake_plan, versions
 from tune.running.progress import Progress, brief, clock, describe_kind, top_table
 from tune.running.recorder import Record, Recorder, RecordingCallback
-from tune.running.session import Interrupted, Session, measure_paces, run_tuner, trial_config
+from tune.running.session import Session, measure_paces, trial_config
+from tune.running.tuning import RequestsToEnd, make_tuner, run_tuner, trial_settings
 
 __all__ = [
-    "Interrupted",
     "Node",
     "Options",
     "Plan",
@@ -16,6 +16,7 @@ __all__ = [
     "Record",
     "Recorder",
     "RecordingCallback",
+    "RequestsToEnd",
     "Session",
     "absolute",
     "brief",
@@ -25,6 +26,7 @@ __all__ = [
     "describe_kind",
     "git_commit",
     "make_plan",
+    "make_tuner",
     "measure_paces",
     "parse_duration",
     "remake_plan",
@@ -32,5 +34,6 @@ __all__ = [
     "this_machine",
     "top_table",
     "trial_config",
+    "trial_settings",
     "versions",
 ]

@@ -5,12 +5,7 @@ Nothing is kept but in the lake and in the trials' own checkpoints, so a session
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import ray
@@ -19,27 +14,23 @@ import torch
 from rich.console import Console
 
 from cdal.config import Config
-from tune.lake import Mirror, load, ray_storage
-from tune.lake.status import SEARCHED, UNET, trial_id
+from tune.command import Interrupted
+from tune.lake import Mirror, load
+from tune.lake.status import SEARCHED, UNET
 from tune.proposing import Proposal, Queue, Study, TruthfulSearcher
 from tune.running.estimate import Pace, Paces, calibrate
 from tune.running.machines import Node, connect
-from tune.running.options import absolute
 from tune.running.plan import Plan
 from tune.running.progress import Progress, best_of
 from tune.running.recorder import Record, Recorder, RecordingCallback
+from tune.running.tuning import TICK_SECONDS, RequestsToEnd, make_tuner, run_tuner, trial_settings
 from tune.stopping import POPULATION, Budget, EarlyStopping, PopulationTraining, make_scheduler, why_enough
-from tune.trials import RESTARTS, CdalTrial, TrialSettings, score_stored
+from tune.trials import TrialSettings, score_stored
 
 _UNET_RECIPE = {"model.architecture": "unet", "loss.soft_dice": 1.0, "optimiser.lr_generator": 1e-3}
 """How people train a plain U-Net: the control is no straw man. What the space fixes stays."""
-_TICK_SECONDS = 0.25
 _CLOCK_SECONDS = 5.0
 _CLOCK, _JOURNAL = "seconds_used", "optuna-journal.log"
-
-
-class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
-    """Ctrl-C, or a polite request to end."""
 
 
 class Session:
@@ -79,7 +70,7 @@ class Session:
             else make_scheduler(options.scheduler, epochs=config.training.epochs, grace=plan.grace, startup=plan.startup)
         )
         self._enough: tuple[int, str | None] = (0, None)
-        self._interrupted = threading.Event()
+        self._requests = RequestsToEnd()
         self._used = self._read_clock()
 
     def run(self, console: Console, *, resume: bool, budget: float | None) -> list[Record]:
@@ -106,9 +97,9 @@ class Session:
         )
         self._scheduler.budget = limits
         try:
-            with self._signals():
+            with self._requests.heard():
                 if not queue.empty and not limits.over and (queue.waiting or self.why_enough() is None):
-                    self._connect()
+                    self._requests.connect(self._address, self._machine)
                     self._run_tune(console, queue, limits)
                 self._score_best()
             if not queue.empty and not limits.over and self.why_enough() is not None:
@@ -124,21 +115,8 @@ class Session:
 
     def settings(self, proposal: Proposal, config: Config) -> TrialSettings:
         """What the trial's workers are told."""
-        plan = self.plan
-        return TrialSettings(
-            number=proposal.number,
-            kind=proposal.kind,
-            config=config.to_dict(),
-            dataset=plan.space.dataset,
-            options=dict(plan.space.options),
-            data=plan.data,
-            fold=plan.options.fold,
-            folder=absolute(self.recorder.folder(proposal.number)),
-            workers=plan.resources.workers,
-            cpus=plan.resources.cpus,
-            gpus=plan.resources.gpus,
-            population=self._population and proposal.kind == SEARCHED,
-        )
+        folder, population = self.recorder.folder(proposal.number), self._population and proposal.kind == SEARCHED
+        return trial_settings(self.plan, proposal.number, proposal.kind, config, folder, population=population)
 
     def _configure(self, proposal: Proposal) -> dict[str, Any]:
         config = trial_config(self.plan, proposal)
@@ -168,41 +146,26 @@ class Session:
             if time.monotonic() - saved > _CLOCK_SECONDS:
                 self._write_clock()
                 saved = time.monotonic()
-            if self._interrupted.is_set():
-                raise Interrupted
+            self._requests.check()
 
         with shown:
             run_tuner(self._tuner(queue, limits), watch)
 
     def _tuner(self, queue: Queue, limits: Budget) -> ray.tune.Tuner:
-        resources = self.plan.resources
-
         def why_stopped(tune_id: str) -> str:
             return limits.stopped.get(tune_id, "behind the others at the same epoch")
 
         def over() -> bool:
             return limits.over or (not queue.waiting and self.why_enough() is not None)
 
-        searcher = TruthfulSearcher(queue, self._configure, self.recorder.refuse, over)
-        return ray.tune.Tuner(
-            CdalTrial,
-            tune_config=ray.tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=self._scheduler,
-                num_samples=-1,  # the searcher says when there are enough
-                max_concurrent_trials=self.plan.trials if self._population else resources.at_once,
-                reuse_actors=resources.workers == 1,
-                trial_name_creator=lambda trial: f"trial_{trial_id(trial.config['number'])}",
-                trial_dirname_creator=lambda trial: trial_id(trial.config["number"]),
-            ),
-            run_config=ray.tune.RunConfig(
-                name="ray",
-                **ray_storage(f"{self.root}/{self.name}/tune"),
-                callbacks=[RecordingCallback(self.recorder, why_stopped, limits.saw_scoring)],
-                stop=limits,
-                failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
-                verbose=0,
-            ),
+        return make_tuner(
+            TruthfulSearcher(queue, self._configure, self.recorder.refuse, over),
+            self.plan.resources,
+            f"{self.root}/{self.name}/tune",
+            RecordingCallback(self.recorder, why_stopped, limits.saw_scoring),
+            scheduler=self._scheduler,
+            at_once=self.plan.trials if self._population else None,
+            stop=limits,
         )
 
     def _score_best(self) -> None:
@@ -210,39 +173,15 @@ class Session:
         best = best_of(self.recorder.snapshot())
         if best is None or best.row.get("final_dice") is not None:
             return
-        self._connect()
+        self._requests.connect(self._address, self._machine)
         resources, space = self.plan.resources, self.plan.space
         values = {path: best.row[f"config.{path}"] for path in space.parameters}
         proposal = Proposal(best.number, str(best.row["kind"]), values)
         task = ray.remote(score_stored).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
         reference = task.remote(self.settings(proposal, trial_config(self.plan, proposal)))
-        while not ray.wait([reference], timeout=_TICK_SECONDS)[0]:
-            if self._interrupted.is_set():
-                raise Interrupted
+        while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
+            self._requests.check()
         self.recorder.take(best.number, ray.get(reference))
-
-    def _connect(self) -> None:
-        connect(self._address, this=self._machine)
-        self._listen()
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._listen()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _listen(self) -> None:
-        """Ctrl-C and SIGTERM end the search in good order. (Ray sets handlers of its own when it starts.)"""
-
-        def ask_for_end(number: int, frame: FrameType | None) -> None:
-            self._interrupted.set()
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, ask_for_end)
 
     @property
     def used(self) -> float:
@@ -300,27 +239,3 @@ def trial_config(plan: Plan, proposal: Proposal) -> Config:
     if proposal.kind == UNET:
         return config.replace({path: value for path, value in _UNET_RECIPE.items() if path not in plan.space.fixed})
     return config
-
-
-def run_tuner(tuner: ray.tune.Tuner, watch: Callable[[], None]) -> None:
-    """Let Ray Tune run in a thread until it is done; `watch` is called now and then, and once more at the end.
-
-    Raises:
-        Exception: what ended Ray Tune, or what `watch` raised, upon which Ray Tune is left running.
-    """
-    problems: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            tuner.fit()
-        except BaseException as error:  # handed over to the caller's thread
-            problems.append(error)
-
-    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        watch()
-        thread.join(_TICK_SECONDS)
-    watch()
-    if problems:
-        raise problems[0]

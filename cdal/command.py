@@ -1,0 +1,41 @@
+"""What all commands have in common: how they are described, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cdal.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def command_line(words: str | None, program: str | None = None) -> argparse.ArgumentParser:
+    """A parser whose help is a module's docstring: its first line, the options, all the rest."""
+    head, _, rest = (words or "").partition("\n")
+    return argparse.ArgumentParser(
+        prog=program,
+        description=head,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Namespace) -> int:
+    """Do the work and return its exit status; wrong input is told in one line."""
+    from rich.console import Console
+
+    try:
+        return work(given, Console(soft_wrap=True, highlight=False))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted before anything began", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED

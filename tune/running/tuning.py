@@ -1,0 +1,142 @@
+"""Ray Tune at work: in a thread, while the main thread shows progress and listens for requests to end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import ray.tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from cdal.config import Config
+from tune.command import Interrupted
+from tune.lake import ray_storage
+from tune.lake.status import trial_id
+from tune.running.machines import Node, Resources, connect
+from tune.running.options import absolute
+from tune.running.plan import Plan
+from tune.running.recorder import RecordingCallback
+from tune.trials import RESTARTS, CdalTrial, TrialSettings
+
+TICK_SECONDS = 0.25
+
+
+class RequestsToEnd:
+    """Ctrl-C and SIGTERM, which end the work in good order."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def check(self) -> None:
+        """Raise Interrupted where somebody asked for the end."""
+        if self._asked.is_set():
+            raise Interrupted
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Inside, signals are requests."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def connect(self, address: str | None, machine: Node | None) -> None:
+        """Start Ray, or join a cluster, and go on listening: Ray sets handlers of its own when it starts."""
+        connect(address, this=machine)
+        self._listen()
+
+    def _listen(self) -> None:
+        def ask_for_end(number: int, frame: FrameType | None) -> None:
+            self._asked.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask_for_end)
+
+
+def trial_settings(plan: Plan, number: int, kind: str, config: Config, folder: str, **own: Any) -> TrialSettings:
+    """What a trial's workers are told: what all trials of a plan share, and `own`, fields of TrialSettings that they do not."""
+    shared: dict[str, Any] = {
+        "dataset": plan.space.dataset,
+        "options": dict(plan.space.options),
+        "data": plan.data,
+        "fold": plan.options.fold,
+        "workers": plan.resources.workers,
+        "cpus": plan.resources.cpus,
+        "gpus": plan.resources.gpus,
+    }
+    return TrialSettings(number=number, kind=kind, config=config.to_dict(), folder=absolute(folder), **shared | own)
+
+
+def make_tuner(
+    searcher: Searcher,
+    resources: Resources,
+    place: str,
+    callback: RecordingCallback,
+    *,
+    scheduler: TrialScheduler | None = None,
+    at_once: int | None = None,
+    stop: ray.tune.Stopper | None = None,
+) -> ray.tune.Tuner:
+    """Ray Tune, ready to run trials until the searcher says that there are enough.
+
+    Args:
+        searcher: gives configurations with `number`, `kind` and `settings`.
+        resources: of a trial.
+        place: folder of the lake for Ray Tune's own state.
+        callback: hears of everything.
+        scheduler: stops trials early; None: nothing does.
+        at_once: trials; None for as many as fit.
+        stop: a budget.
+    """
+    return ray.tune.Tuner(
+        CdalTrial,
+        tune_config=ray.tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,  # the searcher says when there are enough
+            max_concurrent_trials=at_once or resources.at_once,
+            reuse_actors=resources.workers == 1,
+            trial_name_creator=lambda trial: f"trial_{trial_id(trial.config['number'])}",
+            trial_dirname_creator=lambda trial: trial_id(trial.config["number"]),
+        ),
+        run_config=ray.tune.RunConfig(
+            name="ray",
+            **ray_storage(place),
+            callbacks=[callback],
+            stop=stop,
+            failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
+            verbose=0,
+        ),
+    )
+
+
+def run_tuner(tuner: ray.tune.Tuner, watch: Callable[[], None]) -> None:
+    """Let Ray Tune run in a thread until it is done; `watch` is called now and then, and once more at the end.
+
+    Raises:
+        Exception: what ended Ray Tune, or what `watch` raised, upon which Ray Tune is left running.
+    """
+    problems: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:  # handed over to the caller's thread
+            problems.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        watch()
+        thread.join(TICK_SECONDS)
+    watch()
+    if problems:
+        raise problems[0]
