@@ -31,7 +31,7 @@ from PIL import Image
 from cdal.config import Config, preset
 from cdal.data import Batch, Dataset, open_dataset, training_batch
 from cdal.errors import InputError
-from cdal.training import Draws, Trainer
+from cdal.trainer import Draws, Trainer
 
 NAMES = ("monuseg", "chest_xray", "hippocampus")
 NARROW = 8  # channels at full resolution, so that a CPU ends in a minute

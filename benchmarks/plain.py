@@ -6,7 +6,7 @@ leaves a choice, the cheaper way was taken. The only knowing difference: on a GP
 FIR resampling; here, the path that it takes without that operator runs everywhere.
 
     plain = PlainTrainer(config, device)
-    plain.load(trainer)                              # the weights of a fresh cdal.training.Trainer
+    plain.load(trainer)                              # the weights of a fresh cdal.trainer.Trainer
     losses = plain.step(image, mask, draws)
     mask = predict_image(config, plain.generator, image, torch.Generator(device))
 
@@ -33,10 +33,11 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from cdal.checkpoint import published_names
-from cdal.config import Config, DiffusionConfig, LossConfig, ModelConfig
+from cdal.config import Config
 from cdal.discriminator import Discriminator
 from cdal.generator import Generator
-from cdal.training import Draws, Trainer
+from cdal.sections import DiffusionConfig, LossConfig, ModelConfig
+from cdal.trainer import Draws, Trainer
 
 Resample = Literal["up", "down"] | None
 

@@ -27,7 +27,8 @@ from rich.table import Table
 
 from cdal.config import Config, preset
 from cdal.data import open_dataset
-from cdal.training import Draws, Trainer, train
+from cdal.trainer import Draws, Trainer
+from cdal.training import train
 
 NAMES = ("hippocampus", "hippocampus_fast")
 STEPS = {"hippocampus": 2, "hippocampus_fast": 150}  # between two validations, about a minute on one core

@@ -30,7 +30,7 @@ from cdal.config import Config, preset
 from cdal.data.dataset import DatasetSpec
 from cdal.evaluation import draw_votes
 from cdal.predict import protocol, sampler
-from cdal.training import Trainer
+from cdal.trainer import Trainer
 
 SIDES = ("plain", "ours")
 SHAPES = {"chest_xray": (1, 1, 256, 256), "monuseg": (3, 1, 512, 512), "hippocampus": (1, 36, 51, 35)}  # channels, D, H, W

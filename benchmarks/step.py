@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cdal.config import Config, preset
-from cdal.training import Draws, Trainer
+from cdal.trainer import Draws, Trainer
 
 NAMES = ("chest_xray", "monuseg", "hippocampus")
 CPU_BATCH = {"chest_xray": 2, "monuseg": 1, "hippocampus": 32}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdal.errors import InputError
@@ -16,10 +17,16 @@ DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def command_line(words: str | None, program: str | None = None) -> argparse.ArgumentParser:
-    """A parser whose help is a module's docstring: its first line, the options, all the rest."""
+    """A parser whose help is a module's docstring: its first line, the options, all the rest.
+
+    Args:
+        words: the docstring.
+        program: how the command is typed, unless it is an installed one (`cdal-train`), or a file.
+    """
+    installed = Path(sys.argv[0]).name.startswith("cdal-")
     head, _, rest = (words or "").partition("\n")
     return argparse.ArgumentParser(
-        prog=program,
+        prog=None if installed else program,
         description=head,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdal.config import ModelConfig
 from cdal.layers import DiscriminatorBlock, append_batch_deviation, scaled_conv, scaled_linear, time_features
+from cdal.sections import ModelConfig
 
 # Channels into and out of every block as multiples of n, and whether the block halves the resolution.
 _BLOCKS = {

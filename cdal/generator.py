@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdal.config import ModelConfig
 from cdal.layers import (
     HALF_POWER,
     EncoderBlock,
@@ -22,6 +21,7 @@ from cdal.layers import (
     scaled_linear,
     time_features,
 )
+from cdal.sections import ModelConfig
 
 
 class DownLevel(nn.Module):

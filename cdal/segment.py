@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cdal.checkpoint import load_model, read_info
+from cdal.command import DONE, command_line, run
 from cdal.config import Config
 from cdal.data.dataset import DatasetSpec
 from cdal.data.images import read_image
@@ -31,6 +32,9 @@ from cdal.errors import InputError
 from cdal.evaluation import draw_votes
 from cdal.generator import Generator
 from cdal.predict import protocol, sampler
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _COLOURS = bytes([0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167])
 """Black, then the palette of Okabe and Ito (2008), which colour-blind people can tell apart."""
@@ -88,8 +92,8 @@ class Segmenter:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command; returns 0 done, 2 the input is wrong, 130 interrupted."""
+    parser = command_line(__doc__, "python -m cdal.segment")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, or NIfTI volumes")
     parser.add_argument("--model", type=Path, required=True, help="best.safetensors of a training or of a trial")
     parser.add_argument(
@@ -98,16 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--votes", type=int, help="draws that are averaged (default: those of the model's configuration)")
     parser.add_argument("--uncertainty", action="store_true", help="write the entropy of the votes as well")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args(arguments)
-    try:
-        _segment(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+    return run(_segment, parser.parse_args(arguments))
 
 
-def _segment(args: argparse.Namespace) -> None:
+def _segment(args: argparse.Namespace, console: Console) -> int:
     if args.votes is not None and args.votes < 1:
         raise InputError(f"--votes is {args.votes}; it must be at least 1")
     names = [_stem(path) for path in args.files]
@@ -126,6 +124,7 @@ def _segment(args: argparse.Namespace) -> None:
                 print(target)  # noqa: T201
     except OSError as error:
         raise InputError(f"cannot write to {args.out}: {error.strerror or error}") from error
+    return DONE
 
 
 def _write(model: Segmenter, path: Path, target: Path, uncertainty: bool) -> list[Path]:

@@ -12,20 +12,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed
 
+from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.config import PRESETS, Config, parse_setting, preset
 from cdal.data import DATASETS, open_dataset
-from cdal.errors import DivergedError, InputError
+from cdal.errors import DivergedError
 from cdal.training import history, train
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def main() -> int:
-    """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 done, 1 the training diverged, 2 the input is wrong, 130 interrupted."""
+    parser = command_line(__doc__, "python -m cdal.train")
     parser.add_argument("--dataset", choices=list(DATASETS), default="phantom", help="default: phantom, which needs no data")
     parser.add_argument("--data", help="folder of the dataset")
     parser.add_argument("--fold", type=int, default=0)
@@ -35,21 +41,21 @@ def main() -> int:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
-    args = parser.parse_args()
+    return run(_train, parser.parse_args(arguments))
+
+
+def _train(args: argparse.Namespace, console: Console) -> int:
     try:
-        return _train(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        return _trained(args)
     except DivergedError as error:
         print(f"training diverged: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+        return WORK_FAILED
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def _train(args: argparse.Namespace) -> int:
+def _trained(args: argparse.Namespace) -> int:
     dataset = open_dataset(args.dataset, args.data)
     spec = dataset.spec
     config = preset(args.preset) if args.preset else Config()
@@ -70,7 +76,7 @@ def _train(args: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", "0")) > 0:
         for _ in reports:
             pass
-        return 0
+        return DONE
     for report in reports:
         values = report.values
         print(  # noqa: T201
@@ -80,7 +86,7 @@ def _train(args: argparse.Namespace) -> int:
         )
     best = max(history(args.out), key=lambda report: report.values["dice"])
     print(f"best Dice {best.values['dice']:.4f} in epoch {best.epoch}: {args.out / 'best.safetensors'}")  # noqa: T201
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdal.command import DONE, command_line, run
 from cdal.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,44 +22,45 @@ if TYPE_CHECKING:
 
     from cdal.data.inspection import CaseFacts, Inspection
 
+_INSPECT = "Decode every case, print what the folder holds and all that is wrong, and write a contact sheet."
 _DATASETS = ("own", "hippocampus", "monuseg", "chest_xray")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cdal.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    """Run the command; returns 0 ready to train, 2 something must be put right, 130 interrupted."""
+    parser = command_line(__doc__, "python -m cdal.data")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    inspect = commands.add_parser(
-        "inspect", help="decode every case, print what the folder holds and all that is wrong, write a contact sheet"
-    )
-    inspect.add_argument("data", metavar="DIR", help="folder of the data, or an s3:// address")
-    inspect.add_argument("--dataset", choices=_DATASETS, help="how to read it (default: recognised by what lies in it)")
-    inspect.add_argument("--out", type=Path, default=Path("inspection.html"), help="contact sheet (default: %(default)s)")
-    given = parser.parse_args(arguments)
-    try:
-        return _inspect(given.data, given.dataset, given.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    _add_arguments(commands.add_parser("inspect", help=_INSPECT, description=_INSPECT))
+    return run(_inspect, parser.parse_args(arguments))
 
 
-def _inspect(data: str, dataset: str | None, out: Path) -> int:
+def inspect(arguments: Sequence[str] | None = None) -> int:
+    """`python -m cdal.data inspect` as a command of its own."""
+    parser = command_line(_INSPECT)
+    _add_arguments(parser)
+    return run(_inspect, parser.parse_args(arguments))
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DIR", help="folder of the data, or an s3:// address")
+    parser.add_argument("--dataset", choices=_DATASETS, help="how to read it (default: recognised by what lies in it)")
+    parser.add_argument("--out", type=Path, default=Path("inspection.html"), help="contact sheet (default: %(default)s)")
+
+
+def _inspect(given: argparse.Namespace, _: Console) -> int:
     from rich.console import Console
 
     from cdal.data.contact_sheet import contact_sheet
     from cdal.data.inspection import inspect_folder
     from cdal.data.remote import local_folder
 
+    data, out = given.data, given.out
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise InputError(f"--out is {out}; it must be a file in a folder that exists")
     folder = local_folder(data)
     if sys.stderr.isatty():
         print(f"decoding {folder}", file=sys.stderr)  # noqa: T201
-    found = inspect_folder(folder, dataset, _watched)
+    found = inspect_folder(folder, given.dataset, _watched)
     _print(found, Console(highlight=False))
     try:
         out.write_text(contact_sheet(found), encoding="utf-8", errors="xmlcharrefreplace")
@@ -69,7 +71,7 @@ def _inspect(data: str, dataset: str | None, out: Path) -> int:
         many = len(found.problems) > 1
         what = f"{len(found.problems)} problems, listed above; put them" if many else "a problem, told above; put it"
         raise InputError(f"{data} has {what} right before training on it")
-    return 0
+    return DONE
 
 
 def _watched(cases: Iterable[CaseFacts | str], total: int) -> Iterable[CaseFacts | str]:

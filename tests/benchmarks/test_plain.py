@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cdal.config import Config, preset
-from cdal.training import Draws, Trainer
+from cdal.trainer import Draws, Trainer
 
 CPU = torch.device("cpu")
 

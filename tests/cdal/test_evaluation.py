@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch import Tensor
 
-from cdal.config import Config, ModelConfig
+from cdal.config import Config
 from cdal.data import Case, DatasetSpec, Preparation, encode_mask, open_dataset
 from cdal.data.cases import CaseDataset
 from cdal.data.folds import PARTITION_NAMES
@@ -37,6 +37,7 @@ from cdal.evaluation import (
 from cdal.generator import Generator
 from cdal.metrics import error_correlation, object_scores, surface_distances
 from cdal.predict import sampler
+from cdal.sections import ModelConfig
 
 VOLUME = DatasetSpec(
     name="v",

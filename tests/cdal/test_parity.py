@@ -28,7 +28,7 @@ from cdal.layers import (
     time_features,
 )
 from cdal.losses import r1_penalty, spatial_attention
-from cdal.training import Draws, Trainer
+from cdal.trainer import Draws, Trainer
 
 GENERATORS = ["gen_monu_small", "gen_hippo_small"]
 DISCRIMINATORS = ["disc_small", "disc_large"]

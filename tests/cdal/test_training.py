@@ -15,7 +15,8 @@ from cdal.checkpoint import load_model
 from cdal.config import Config
 from cdal.data import Dataset, open_dataset
 from cdal.errors import DivergedError, InputError
-from cdal.training import BEST, LAST, Draws, Report, Trainer, history, train
+from cdal.trainer import Draws, Trainer
+from cdal.training import BEST, LAST, Report, history, train
 
 SMALL: dict[str, Any] = {
     "model.image_size": 16,

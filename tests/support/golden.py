@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from cdal.checkpoint import from_published, published_names
-from cdal.config import Config, ModelConfig
+from cdal.config import Config
 from cdal.discriminator import Discriminator
 from cdal.generator import Generator
 from cdal.losses import r1_penalty
-from cdal.training import Draws, Trainer
+from cdal.sections import ModelConfig
+from cdal.trainer import Draws, Trainer
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cdal.config import ModelConfig
+from cdal.sections import ModelConfig
 
 
 def manifest(parity: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cdal.command import DONE, WORK_FAILED, run
+from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.errors import InputError
 from tune.lake.check import verify
 from tune.lake.experiments import read_experiment
@@ -56,7 +56,7 @@ def _told(given: argparse.Namespace, console: Console) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tune.results", description="Look after a results lake.")
+    parser = command_line("Look after a results lake.", "python -m tune.results")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, work: Callable[[argparse.Namespace, Console], int], words: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from cdal.data import Dataset
 from cdal.data.batches import steps_per_pass, training_batch
 from cdal.evaluation import validate
 from cdal.predict import full_protocol, protocol, sampler
-from cdal.training import Draws, Trainer
+from cdal.trainer import Draws, Trainer
 from tune.stopping import HEDGE, POPULATION, REDUCTION
 
 _ALIKE = 1.5  # ratio of durations up to which one of them is enough to know
