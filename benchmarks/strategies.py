@@ -29,8 +29,21 @@ from rich.console import Console
 
 from cdal.errors import InputError
 from tune.proposing import Space, default_sampler, from_optuna
-from tune.rehearsal import Cluster, Surrogate, estimate_ratio, families, read
-from tune.rehearse import STRATEGIES, Plan, Strategy, about, rehearse, run_one, summary, table
+from tune.rehearsal import (
+    STRATEGIES,
+    Cluster,
+    Plan,
+    Strategy,
+    Surrogate,
+    about,
+    estimate_ratio,
+    families,
+    read,
+    rehearse,
+    run_one,
+    summary,
+    table,
+)
 from tune.results import load
 from tune.running import Options
 

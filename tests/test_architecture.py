@@ -2,6 +2,8 @@
 
 import ast
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cdal", "tune", "dashboards", "cluster")
+PAGE = 450  # lines
+FOLDER = {"cdal": 21}  # modules, elsewhere 15; the names in cdal/ are other people's imports
 FORBIDDEN = {
     "cdal": {"ray", "optuna", "pyarrow", "plotly", "tune", "dashboards", "cluster"},
     "tune": {"plotly", "cluster"},
@@ -27,6 +31,29 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+def entered(file: Path) -> set[str]:
+    """Modules that a file imports or takes names from; of `from package import module` the module."""
+    names = imported(file)
+    return {name for name in names if (ROOT / name.replace(".", "/")).with_suffix(".py").is_file()} | {
+        name for name in names if (ROOT / name.replace(".", "/") / "__init__.py").is_file() and not _only_on_the_way(name, file)
+    }
+
+
+def _only_on_the_way(package: str, file: Path) -> bool:
+    """Whether nothing but modules of the package is taken from it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            folder = ROOT / package.replace(".", "/")
+            return all((folder / f"{alias.name}.py").is_file() for alias in node.names)
+    return True
+
+
+def module(file: Path) -> str:
+    """A file's name as a module."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
@@ -43,13 +70,73 @@ def test_dashboards_read_the_lake_and_nothing_else() -> None:
     """And what the lake computes of its own tables, which needs neither Ray nor PyTorch."""
     allowed = ("tune.results", "tune.lake.significance", "tune.lake.tradeoffs")
     for file in files("dashboards"):
-        ours = {name for name in imported(file) if name.split(".")[0] == "tune"}
-        assert all(name == "tune" or name.startswith(allowed) for name in ours), file
+        assert all(name.startswith(allowed) for name in entered(file) if name.split(".")[0] == "tune"), file
 
 
 def test_only_the_commands_draw_the_leaderboard() -> None:
     users = [file.name for file in files("tune") if any(name.startswith("dashboards") for name in imported(file))]
     assert users == ["finalists.py", "search.py"]
+
+
+WINGS = {
+    "lake": set(),
+    "proposing": {"lake"},
+    "stopping": {"lake", "proposing"},
+    "trials": {"lake"},
+    "running": {"lake", "proposing", "stopping", "trials"},
+    "rehearsal": {"lake", "proposing", "stopping"},
+    "finals": {"lake", "proposing", "stopping", "running"},
+}
+"""Every wing of tune/, and those that it may enter."""
+FACES = {
+    "tune.lake.status",
+    "tune.lake.significance",
+    "tune.lake.tradeoffs",
+    "tune.lake.commands",
+    "tune.proposing.space",
+    "tune.running.tuning",
+}
+"""What is entered by its own name; all else by the wing's `__init__`."""
+
+
+def wing(name: str) -> str | None:
+    """The wing of tune/ that a module's name leads into."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "tune" and parts[1] in WINGS else None
+
+
+def test_every_wing_is_listed() -> None:
+    assert {path.parent.name for path in (ROOT / "tune").glob("*/__init__.py")} == set(WINGS)
+
+
+@pytest.mark.parametrize("name", WINGS)
+def test_wings_enter_the_wings_below_them(name: str) -> None:
+    for file in (ROOT / "tune" / name).glob("*.py"):
+        others = {found for found in map(wing, entered(file)) if found not in (None, name)}
+        assert others <= WINGS[name], file
+        assert not {"tune.search", "tune.finalists", "tune.rehearse", "tune.results"} & entered(file), f"{file} goes out by a door"
+
+
+def test_a_wing_is_entered_by_its_face() -> None:
+    for package in (*PACKAGES, "benchmarks"):
+        for file in files(package):
+            for name in entered(file):
+                inside = wing(name) is not None and file.parent == ROOT / "tune" / str(wing(name))
+                assert inside or wing(name) is None or name.count(".") == 1 or name in FACES, f"{file} enters {name}"
+
+
+def test_nothing_is_imported_in_a_circle() -> None:
+    """Imports inside functions count too."""
+    arrows = {module(file): entered(file) - {module(file)} for package in PACKAGES for file in files(package)}
+    TopologicalSorter({name: found & set(arrows) for name, found in arrows.items()}).prepare()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_file_is_a_page_and_a_folder_what_an_eye_takes_in(package: str) -> None:
+    pages = [path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".js", ".css", ".html")]
+    assert {path.relative_to(ROOT): length for path in pages if (length := len(path.read_text().splitlines())) > PAGE} == {}
+    folders = Counter(path.parent for path in files(package))
+    assert {folder: count for folder, count in folders.items() if count > FOLDER.get(package, 15)} == {}
 
 
 @pytest.mark.parametrize("package", ["tune", "dashboards", "cluster"])

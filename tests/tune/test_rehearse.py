@@ -10,7 +10,8 @@ import pytest
 import ray
 from recorded import settings, space, write_lake
 
-from tune.rehearsal import estimate, estimate_ratio
+from tune.rehearsal import estimate_ratio
+from tune.rehearsal.medians import estimate
 from tune.rehearse import STRATEGIES, main
 
 SMALL = ["--gpus", "4", "--trials", "24", "--seeds", "3"]

@@ -1,7 +1,26 @@
 """Strategies on recorded curves: what was recorded, a simulated cluster, medians over seeds."""
 
 from tune.rehearsal.curves import Recording, Surrogate, families, read
-from tune.rehearsal.medians import Estimate, estimate, estimate_ratio, number
-from tune.rehearsal.simulation import Cluster, simulate
+from tune.rehearsal.medians import Estimate, estimate_ratio
+from tune.rehearsal.runs import Plan, about, rehearse, run_one, summary, table
+from tune.rehearsal.simulation import Cluster
+from tune.rehearsal.strategies import STRATEGIES, Strategy, strategy
 
-__all__ = ["Cluster", "Estimate", "Recording", "Surrogate", "estimate", "estimate_ratio", "families", "number", "read", "simulate"]
+__all__ = [
+    "STRATEGIES",
+    "Cluster",
+    "Estimate",
+    "Plan",
+    "Recording",
+    "Strategy",
+    "Surrogate",
+    "about",
+    "estimate_ratio",
+    "families",
+    "read",
+    "rehearse",
+    "run_one",
+    "strategy",
+    "summary",
+    "table",
+]

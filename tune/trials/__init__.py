@@ -1,9 +1,9 @@
 """One trial, on the machine where it runs: training, scoring, and its two ways to run on Ray."""
 
-from tune.trials.messages import metrics_row
 from tune.trials.scoring import score_stored
 from tune.trials.settings import Message, TrialSettings
 from tune.trials.trainable import CdalTrial
+from tune.trials.training import messages, metrics_row
 from tune.trials.workers import RESTARTS
 
-__all__ = ["RESTARTS", "CdalTrial", "Message", "TrialSettings", "metrics_row", "score_stored"]
+__all__ = ["RESTARTS", "CdalTrial", "Message", "TrialSettings", "messages", "metrics_row", "score_stored"]

@@ -15,8 +15,8 @@ import ray.tune
 
 from cdal.training import BEST, LAST
 from tune.lake.status import FINISHED, STOPPED
-from tune.trials.messages import adopt, messages
 from tune.trials.settings import TrialSettings
+from tune.trials.training import adopt, messages
 from tune.trials.workers import distributed
 
 _DRIVER_BYTES = 2**20  # a process that only waits for workers takes no CPU, but Tune wants it to take something

@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.lake import ray_storage
 from tune.lake.status import FAILED
-from tune.trials.messages import ended, messages
 from tune.trials.settings import Message, TrialSettings
+from tune.trials.training import ended, messages
 
 RESTARTS = 3  # of a worker that died
 _POLL_SECONDS = 1.0

@@ -10,9 +10,9 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tune.rehearsal import Cluster, simulate
+from tune.rehearsal import Cluster
 from tune.rehearsal.curves import LearningCurve
-from tune.rehearsal.simulation import Course, Moment
+from tune.rehearsal.simulation import Course, Moment, simulate
 
 
 class Listed(Searcher):
