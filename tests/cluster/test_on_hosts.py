@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 from data_centre import ENVIRONMENT
 from hosts import HOME, SSH_KEY, Hosts, address
-from searches import tiny, trials, wait_for
+from patience import wait_for
+from searches import tiny, trials
 
 from tune.results import load
 

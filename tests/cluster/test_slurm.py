@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from searches import assert_whole, tiny, wait_for
+from patience import wait_for
+from searches import assert_whole, tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "slurm.sh"

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import pytest
+from patience import finish
 
 from cdal.errors import InputError
 from tune.results import load
@@ -50,16 +48,6 @@ def start(*arguments: object, script: str = "tune/search.py") -> subprocess.Pope
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        pytest.fail(f"still running after {seconds} s:\n{output}")
-    return output
-
-
 def run(*arguments: object, script: str = "tune/search.py") -> list[str]:
     process = start(*arguments, script=script)
     output = finish(process)
@@ -87,13 +75,6 @@ def assert_whole(storage: Path | str, experiment: str, count: int, epochs: int) 
             assert row["epochs"] == epochs
             assert len(lake.cases().to_pandas().query("experiment == @experiment and trial_id == @row['trial_id']")) > 0
             assert pd.notna(row["final_dice"])
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120, every: float = 0.05) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"it did not happen within {seconds} s"
-        time.sleep(every)
 
 
 def rows_of(storage: Path | str, table: str) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from searches import run, start, tiny, trials, wait_for, worker_processes
+from patience import wait_for
+from searches import run, start, tiny, trials, worker_processes
 
 from cdal.data import open_dataset
 from tune import finalists, search

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from searches import assert_whole, finish, rows_of, run, start, tiny, trials, wait_for, worker_processes
+from patience import finish, wait_for
+from searches import assert_whole, rows_of, run, start, tiny, trials, worker_processes
 
 from cdal.checkpoint import read_info
 from tune import search

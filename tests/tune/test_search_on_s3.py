@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import finish, wait_for
 from s3 import Bucket
-from searches import ROOT, assert_whole, finish, rows_of, start, tiny, trials, wait_for
+from searches import ROOT, assert_whole, rows_of, start, tiny, trials
 
 from cdal.checkpoint import load_model
 from tune import search
