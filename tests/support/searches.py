@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from one_process import one_process
 from patience import finish
 
 from cdal.errors import InputError
+from tune import search
 from tune.results import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +52,8 @@ def tiny(folder: Path, epochs: int = 3, steps: int = 2) -> Path:
 
 def start(*arguments: object, script: str = "tune/search.py") -> subprocess.Popen[str]:
     command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    fair = os.environ | {"RAY_worker_niceness": "0"}  # beside other tests nice workers starve
+    return subprocess.Popen(command, cwd=ROOT, env=fair, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run(*arguments: object, script: str = "tune/search.py") -> list[str]:
@@ -53,6 +61,15 @@ def run(*arguments: object, script: str = "tune/search.py") -> list[str]:
     output = finish(process)
     assert process.returncode == 0, output
     return output.splitlines()
+
+
+def here(*arguments: object, door: Callable[[Sequence[str]], int] = search.main, **machine: Any) -> list[str]:
+    """What `run` does, without Ray and in this process; see `one_process`. No leaderboard is drawn."""
+    said = io.StringIO()
+    with one_process(**machine), contextlib.redirect_stdout(said):
+        status = door(list(map(str, arguments)))
+    assert status == 0, said.getvalue()
+    return said.getvalue().splitlines()
 
 
 def trials(storage: Path | str, experiment: str) -> pd.DataFrame:

@@ -1,20 +1,26 @@
-"""The command as users run it: a real search with tiny models, its finalists trained again, cut, killed, resumed, and refused."""
+"""The command as users run it: a search with tiny models, its finalists trained again, cut, killed, resumed, and refused.
+
+Processes that are killed are Ray's; all else runs in this process, see `one_process`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from patience import wait_for
-from searches import run, start, tiny, trials, worker_processes
+from one_process import one_process
+from patience import finish, wait_for
+from searches import here, start, tiny, trials, worker_processes
 
 from cdal.data import open_dataset
 from tune import finalists, search
 from tune.results import create_experiment, load
+from tune.running import Progress
 
 SCRIPT = "tune/finalists.py"
 OPTIONS = ("--top", "1", "--seeds", "2", "--folds", "0,2")
@@ -22,7 +28,7 @@ TRAININGS = 3 * 2 * 2  # the best and two controls, two seeds, two folds
 
 
 def again(storage: Path, *arguments: object) -> list[str]:
-    return run("--experiment", "first", "--storage", storage, *arguments, script=SCRIPT)
+    return here("--experiment", "first", "--storage", storage, *arguments, door=finalists.main)
 
 
 def cases(storage: Path, experiment: str) -> pd.DataFrame:
@@ -35,7 +41,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A search of four trials and its finalists, and what the second command printed."""
     folder = tmp_path_factory.mktemp("finalists")
     space = ("--space", tiny(folder, epochs=2), "--set", "diffusion.timesteps=1")
-    run(*space, "--storage", folder / "lake", "--trials", 4, "--name", "first")
+    here(*space, "--storage", folder / "lake", "--trials", 4, "--name", "first")
     return folder / "lake", again(folder / "lake", *OPTIONS)
 
 
@@ -116,7 +122,10 @@ def test_another_look_is_counted(lake: tuple[Path, list[str]]) -> None:
     assert (load(storage).finalists().to_pandas()["test_evaluations"] == 2).all()
 
 
-def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(lake: tuple[Path, list[str]]) -> None:
+@pytest.mark.ray
+def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(
+    lake: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     storage, _ = lake
     looks = int(trials(storage, "first-finalists")["test_evaluations"].max())
     arguments = ("--experiment", "first", "--storage", storage, "--name", "cut")
@@ -124,11 +133,12 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(lake: tuple[Path, lis
     def finished(at_least: int) -> bool:
         return "cut" in os.listdir(storage) and (trials(storage, "cut")["status"] == "finished").sum() >= at_least
 
-    driver = start(*arguments, *OPTIONS, "--again", script=SCRIPT)
-    wait_for(lambda: finished(1) or driver.poll() is not None)
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130, output
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(Progress, "show", lambda *_: finished(1) and os.kill(os.getpid(), signal.SIGINT))
+    with one_process(), pytest.raises(SystemExit, match="130"):
+        finalists.main([*map(str, arguments), *OPTIONS, "--again"])
+    monkeypatch.undo()
+    output = capsys.readouterr().out
     assert output.splitlines()[-1] == f"python tune/finalists.py --experiment first --name cut --storage {storage}"
     assert "Traceback" not in output
     first = trials(storage, "cut")
@@ -136,15 +146,13 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(lake: tuple[Path, lis
     done = int((first["status"] == "finished").sum())
     assert 0 < done < TRAININGS
 
-    driver = start(*arguments, script=SCRIPT)
-    wait_for(lambda: finished(done + 1) or driver.poll() is not None)
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
-
-    driver = start(*arguments, script=SCRIPT)
-    wait_for(lambda: worker_processes(driver.pid) or driver.poll() is not None)
-    os.kill(worker_processes(driver.pid)[0], signal.SIGKILL)
-    output, _ = driver.communicate(timeout=240)
+    with start(*arguments, script=SCRIPT) as driver:
+        wait_for(lambda: finished(done + 1) or driver.poll() is not None)
+        driver.kill()
+    with start(*arguments, script=SCRIPT) as driver:
+        wait_for(lambda: worker_processes(driver.pid) or driver.poll() is not None)
+        os.kill(worker_processes(driver.pid)[0], signal.SIGKILL)
+        output = finish(driver)
     assert driver.returncode == 0, output
     last = trials(storage, "cut")
     assert (last["status"] == "finished").all()

@@ -1,4 +1,7 @@
-"""The command as users run it: real searches with tiny models, cut, killed, and resumed."""
+"""The command as users run it: searches with tiny models, cut, killed, and resumed.
+
+What Ray has a part in (processes, crashes, signals, several workers) runs with Ray; all else in this process, see `one_process`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import random
 import re
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +17,17 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
+from one_process import one_process
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from patience import finish, wait_for
-from searches import assert_whole, rows_of, run, start, tiny, trials, worker_processes
+from searches import assert_whole, here, rows_of, run, start, tiny, trials, worker_processes
 
 from cdal.checkpoint import read_info
 from tune import search
 from tune.lake import hold
 from tune.results import load
+from tune.running import Progress
 
 NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"
 
@@ -38,13 +44,14 @@ def journal(experiment: Path) -> optuna.storages.JournalStorage:
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]]]:
-    """A search, one trial at a time, and the same once more in its lake, as it was started."""
+    """A search, one trial at a time, and the same once more in its lake, as it was started; the first with Ray."""
     folder = tmp_path_factory.mktemp("search")
     storage = ("--storage", folder / "lake")
     first = run("--space", tiny(folder), *storage, "--trials", 6, "--max-concurrent", 1, "--seed", 7, "--name", "first")
-    return folder / "lake", [first, run(*storage, "--repeat", "first", "--name", "second")]
+    return folder / "lake", [first, here(*storage, "--repeat", "first", "--name", "second")]
 
 
+@pytest.mark.ray
 def test_a_search_fills_the_lake_and_ends_with_the_leaderboard(twice: tuple[Path, list[list[str]]]) -> None:
     storage, outputs = twice
     page = Path(outputs[0][-1])
@@ -71,6 +78,7 @@ def test_a_search_fills_the_lake_and_ends_with_the_leaderboard(twice: tuple[Path
     assert len(description["split_hash"]) == 64
 
 
+@pytest.mark.ray
 def test_a_search_that_is_repeated_gives_the_same_figures(twice: tuple[Path, list[list[str]]]) -> None:
     storage, outputs = twice
     assert not any("differ" in line for line in outputs[1])
@@ -83,69 +91,81 @@ def test_a_search_that_is_repeated_gives_the_same_figures(twice: tuple[Path, lis
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
+@pytest.mark.ray
 def test_more_trials_can_be_added_later(twice: tuple[Path, list[list[str]]]) -> None:
     storage, _ = twice
-    run("--storage", storage, "--resume", "second", "--trials", 8)
+    here("--storage", storage, "--resume", "second", "--trials", 8)
     assert_whole(storage, "second", 8, 3)
-    again = run("--storage", storage, "--resume", "second")  # nothing is left to do, and nothing is done
+    again = here("--storage", storage, "--resume", "second")  # nothing is left to do, and nothing is done
     assert again[-1] == str(storage / "leaderboard" / "index.html")
 
 
+@pytest.mark.ray
 def test_a_killed_search_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     storage, seconds = tmp_path / "lake", random.Random(0)
-    arguments: list[object] = ["--space", tiny(tmp_path, epochs=20), "--storage", storage, "--trials", 5, "--name", "cut"]
-    for _ in range(2):
-        before = rows_of(storage, "metrics")
-        driver = start(*arguments)
-        wait_for(lambda driver=driver, before=before: rows_of(storage, "metrics") > before or driver.poll() is not None)
+    with start("--space", tiny(tmp_path, epochs=20), "--storage", storage, "--trials", 5, "--name", "cut") as driver:
+        wait_for(lambda: rows_of(storage, "metrics") > 0 or driver.poll() is not None)
         time.sleep(seconds.uniform(0, 2))
-        if driver.poll() is None:
-            driver.send_signal(signal.SIGKILL)
-        driver.communicate()
-        arguments = ["--resume", "cut", "--storage", storage]
-    last = start(*arguments)
-    killed: list[int] = []
-    for _ in range(3):
-        alive: list[int] = []
-        wait_for(lambda alive=alive: alive.extend(set(worker_processes(last.pid)) - set(killed)) or alive)
-        time.sleep(seconds.uniform(0, 1))
-        os.kill(alive[0], signal.SIGKILL)
-        killed.append(alive[0])
-    output = finish(last)
+        assert driver.poll() is None, driver.communicate()
+        driver.kill()
+    with start("--resume", "cut", "--storage", storage) as last:
+        killed: list[int] = []
+        for _ in range(2):
+            alive: list[int] = []
+            wait_for(lambda alive=alive: alive.extend(set(worker_processes(last.pid)) - set(killed)) or alive)
+            time.sleep(seconds.uniform(0, 1))
+            os.kill(alive[0], signal.SIGKILL)
+            killed.append(alive[0])
+        output = finish(last)
     assert last.returncode == 0, output
     assert_whole(storage, "cut", 5, 20)
-    assert trials(storage, "cut")["restarts"].sum() == 3
+    assert trials(storage, "cut")["restarts"].sum() == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_end_saves_all_and_tells_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
-    driver = start("--space", tiny(tmp_path, epochs=500), "--storage", tmp_path / "lake", "--trials", 4, "--name", "polite")
-    wait_for(lambda: rows_of(tmp_path / "lake", "metrics") > 0)
-    driver.send_signal(number)
-    output = finish(driver, 30)
+@pytest.mark.ray
+def test_a_polite_end_saves_all_and_tells_how_to_go_on(tmp_path: Path) -> None:
+    with start("--space", tiny(tmp_path, epochs=500), "--storage", tmp_path / "lake", "--trials", 4, "--name", "polite") as driver:
+        wait_for(lambda: rows_of(tmp_path / "lake", "metrics") > 0)
+        driver.send_signal(signal.SIGTERM)
+        output = finish(driver, 30)
     assert driver.returncode == 130, output
-    assert output.splitlines()[-1] == f"python tune/search.py --resume polite --storage {tmp_path / 'lake'}"
+    assert_polite(tmp_path / "lake", output)
+
+
+def test_ctrl_c_is_as_polite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lake = tmp_path / "lake"
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(Progress, "show", lambda *_: rows_of(lake, "metrics") > 0 and os.kill(os.getpid(), signal.SIGINT))
+    with one_process(), pytest.raises(SystemExit, match="130"):
+        search.main(["--space", str(tiny(tmp_path, epochs=500)), "--storage", str(lake), "--trials", "4", "--name", "polite"])
+    assert_polite(lake, capsys.readouterr().out)
+
+
+def assert_polite(lake: Path, output: str) -> None:
+    assert output.splitlines()[-1] == f"python tune/search.py --resume polite --storage {lake}"
     assert "Traceback" not in output
-    statuses = set(trials(tmp_path / "lake", "polite")["status"])
+    statuses = set(trials(lake, "polite")["status"])
     assert "interrupted" in statuses
     assert not statuses & {"running", "pending"}
 
 
 def test_a_time_budget_ends_with_the_best_trial_scored(tmp_path: Path) -> None:
     storage = tmp_path / "lake"
-    lines = run("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "25s", "--name", "short")
+    arguments = ("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "30s", "--name", "short")
+    lines = here(*arguments, step_seconds=1)
     table = trials(storage, "short")
     assert list(table["status"]) == ["stopped", "stopped"]  # no third one begins where there is no time for it
+    assert table["epochs"].sum() == 27  # a tenth is kept back for scoring
     best = table.loc[table["validation_dice"].idxmax()]
     assert pd.notna(best["final_dice"])
-    assert "the time budget was used up" in set(table["reason"])
+    assert set(table["reason"]) == {"the time budget was used up"}
     assert lines[-1] == str(storage / "leaderboard" / "index.html")
 
 
 def test_trials_that_had_no_turn_within_the_budget_are_left_for_another_session(tmp_path: Path) -> None:
     storage = tmp_path / "lake"
-    arguments = ("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "25s", "--name", "crowd")
-    run(*arguments, "--scheduler", "pbt", "--trials", 8)  # all are proposed at once
+    arguments = ("--space", tiny(tmp_path, epochs=2000), "--storage", storage, "--time-budget", "30s", "--name", "crowd")
+    here(*arguments, "--scheduler", "pbt", "--trials", 8, step_seconds=1)  # all are proposed at once
     table = trials(storage, "crowd").set_index("number")
     assert list(table["status"][:2]) == ["stopped", "stopped"]
     waiting = table.loc[4:]
@@ -155,11 +175,12 @@ def test_trials_that_had_no_turn_within_the_budget_are_left_for_another_session(
     assert waiting["epochs"].isna().all()
 
 
+@pytest.mark.ray
 def test_trials_of_several_workers(tmp_path: Path) -> None:
     arguments = ("--space", tiny(tmp_path, epochs=2), "--storage", tmp_path / "lake", "--trials", 1, "--seed", 7)
     run(*arguments, "--workers-per-trial", 2, "--name", "two")
     assert_whole(tmp_path / "lake", "two", 1, 2)
-    run(*arguments, "--name", "one")
+    here(*arguments, "--name", "one")
     both = (
         load(tmp_path / "lake").metrics().to_pandas().pivot_table(index="epoch", columns="experiment", values="loss_reconstruction")
     )
@@ -169,7 +190,7 @@ def test_trials_of_several_workers(tmp_path: Path) -> None:
 def test_several_objectives_and_a_warm_start_from_them(tmp_path: Path) -> None:
     storage = tmp_path / "lake"
     common = ("--space", tiny(tmp_path), "--storage", storage)
-    run(*common, "--trials", 5, "--objectives", "dice,seconds_per_case,gpu_hours", "--name", "three")
+    here(*common, "--trials", 5, "--objectives", "dice,seconds_per_case,gpu_hours", "--name", "three")
     table = trials(storage, "three")
     finished = table[table["status"] == "finished"]
     assert (finished["gpu_hours"] > 0).all()
@@ -181,7 +202,7 @@ def test_several_objectives_and_a_warm_start_from_them(tmp_path: Path) -> None:
     for trial in told:
         (row,) = finished[finished["number"] == trial.user_attrs["trial"]].to_dict("records")
         assert trial.values == pytest.approx([row["validation_dice"], row["seconds_per_case"], row["gpu_hours"]])
-    printed = run(*common, "--trials", 4, "--warm-start", "three", "--sampler", "tpe", "--scheduler", "median", "--name", "next")
+    printed = here(*common, "--trials", 4, "--warm-start", "three", "--sampler", "tpe", "--scheduler", "median", "--name", "next")
     ended = len(table[table["kind"] == "searched"])
     assert any(f"warm start  from three: {ended} comparable trials" in line for line in printed)
     assert any("tpe, from trial 2 on" in line for line in printed)  # right after the controls, as it knows of three
@@ -192,8 +213,7 @@ def test_several_objectives_and_a_warm_start_from_them(tmp_path: Path) -> None:
 def test_out_of_memory_is_infeasible_and_does_not_end_the_search(tmp_path: Path) -> None:
     huge = "  model.latent_embedding: {values: [4000000]}\n"  # whose square is more numbers than any memory holds
     (tmp_path / "huge.yaml").write_text(tiny(tmp_path).read_text() + huge)
-    process = start("--space", tmp_path / "huge.yaml", "--storage", tmp_path / "lake", "--trials", 3, "--name", "huge")
-    finish(process)
+    here("--space", tmp_path / "huge.yaml", "--storage", tmp_path / "lake", "--trials", 3, "--name", "huge")
     table = trials(tmp_path / "lake", "huge")
     (searched,) = table[table["kind"] == "searched"].to_dict("records")
     assert searched["status"] == "infeasible"
@@ -205,7 +225,7 @@ def test_a_population_copies_its_best(tmp_path: Path) -> None:
     storage = tmp_path / "lake"
     text = tiny(tmp_path, epochs=6).read_text().replace("min: 1e-4, max: 1e-2", "min: 1e-6, max: 1e-2")
     (tmp_path / "rates.yaml").write_text(text)
-    run("--space", tmp_path / "rates.yaml", "--storage", storage, "--trials", 8, "--scheduler", "pbt", "--name", "population")
+    here("--space", tmp_path / "rates.yaml", "--storage", storage, "--trials", 8, "--scheduler", "pbt", "--name", "population")
     assert_whole(storage, "population", 8, 6)
     table = trials(storage, "population")
     assert set(table["status"]) == {"finished"}

@@ -16,7 +16,7 @@ import yaml
 from cdal.errors import InputError
 from tune.running.options import Options
 
-_QUIET = {
+QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -119,7 +119,7 @@ def connect(address: str | None, *, this: Node | None) -> None:
     """
     if ray.is_initialized():
         return
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     warnings.filterwarnings("ignore", module=r"ray\.")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if this is not None:
