@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import pyarrow as pa
 
 try:
-    from dashboards import page, summaries, website
-    from tune.results import InputError, Lake, load
+    from dashboards import pages, summaries
+    from tune.results import InputError, load
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("dashboards", "tune", "cdal"):
         raise
@@ -41,32 +36,15 @@ def build(storage: str | Path, out: str | Path | None = None) -> Path:
     target = Path(out) if out is not None else Path("leaderboard") if remote else Path(storage) / "leaderboard"
     lake = load(storage)
     rows = summaries.read(lake)
-    find = _pictures(lake)
+    find = pages.pictures_of(lake)
     if target.suffix.lower() not in (".html", ".htm"):
-        return website.write(rows, target, str(storage), find)
-    content = page.everything(summaries.boards(rows), str(storage), find)
+        return pages.write(rows, target, str(storage), find)
+    content = pages.everything(summaries.boards(rows), str(storage), find)
     try:
-        website.write_whole(target, content.encode())
+        pages.write_whole(target, content.encode())
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}; give another place with --out") from error
     return target
-
-
-def _pictures(lake: Lake) -> page.Pictures:
-    """Where pages get the pictures of cases from; read once, and only if any are asked for."""
-
-    @cache
-    def everything() -> pa.Table:
-        return lake.gallery(["image", "truth", "prediction", "uncertainty"])
-
-    def find(cases: pd.DataFrame) -> Sequence[Mapping[str, Any]]:
-        if cases.empty:
-            return []
-        key = ["experiment", "trial_id", "split", "case"]
-        images = summaries.of_trials(everything(), cases).select([*key, "image", "truth", "prediction", "uncertainty"])
-        return summaries.records(cases.merge(images.to_pandas(), on=key, how="left"))
-
-    return find
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -145,3 +145,47 @@ def test_module_names_shadow_nothing(package: str) -> None:
     taken = set(sys.stdlib_module_names) | (set(packages_distributions()) - set(PACKAGES))
     names = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or path.is_dir()}
     assert not names & taken
+
+
+# ----------------------------------------------------------------------------------------------------- the rooms of dashboards
+
+DOORS = {"leaderboard", "serve"}
+ROOMS = {  # each, and which others it may enter
+    "summaries": set(),
+    "ranking": {"summaries"},
+    "figures": {"summaries"},
+    "panels": {"summaries", "figures"},
+    "pages": {"summaries", "ranking", "figures", "panels"},
+    "live": {"summaries", "ranking", "figures", "panels"},
+}
+WITHOUT_PAGES = {"plotly", "jinja2", "markupsafe", "dash", "flask", "html"}
+
+
+def rooms(file: Path) -> set[str]:
+    """The rooms and doors of dashboards that a file imports from."""
+    return {name.split(".")[1] for name in imported(file) if name.startswith("dashboards.")}
+
+
+def test_every_file_of_dashboards_is_a_door_or_in_a_room() -> None:
+    folder = ROOT / "dashboards"
+    assert {path.stem for path in folder.glob("*.py")} == DOORS | {"__init__"}
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_dashboards_are_entered_one_way(room: str) -> None:
+    for file in files(f"dashboards/{room}"):
+        assert rooms(file) <= ROOMS[room] | {room}, file
+
+
+@pytest.mark.parametrize("room", ["summaries", "ranking"])
+def test_what_is_computed_knows_nothing_of_charts_and_pages(room: str) -> None:
+    for file in files(f"dashboards/{room}"):
+        assert not {name.split(".")[0] for name in imported(file)} & WITHOUT_PAGES, file
+
+
+def test_markup_is_in_templates_and_not_in_strings() -> None:
+    for file in files("dashboards"):
+        texts = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        without_plotly = [str(text).replace("</extra>", "") for text in texts]  # a tag of Plotly's own, in what a chart says
+        assert not [text for text in without_plotly if "</" in text], file

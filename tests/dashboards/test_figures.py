@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dashboards import figures, gallery, summaries
-from dashboards.published import published
+from dashboards import figures, summaries
+from dashboards.pages import gallery
+from dashboards.ranking import published
 from tune.results import load
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from dashboards import summaries
-from dashboards.importance import MIN_TRIALS, importances
 from dashboards.panels import GROUPS, PANELS, TRIAL_PANELS
 from tune.results import Writer, create_experiment, load
 
@@ -26,22 +25,22 @@ def ranked(count: int, **columns: object) -> pd.DataFrame:
 
 def test_importances_find_what_matters_and_are_the_same_every_time() -> None:
     searched = ["config.idle", "config.word", "config.matters"]
-    found = importances(ranked(60), searched)
+    found = summaries.importances(ranked(60), searched)
     assert found["column"].iloc[0] == "config.matters"
     assert found["importance"].iloc[0] > 0.7
     assert found["importance"].sum() == pytest.approx(1)
-    pd.testing.assert_frame_equal(found, importances(ranked(60), searched))
+    pd.testing.assert_frame_equal(found, summaries.importances(ranked(60), searched))
     unused = ranked(60)
     unused.loc[::3, "config.idle"] = np.nan
-    assert importances(unused, searched)["column"].iloc[0] == "config.matters"
+    assert summaries.importances(unused, searched)["column"].iloc[0] == "config.matters"
 
 
 @pytest.mark.parametrize(
-    "trials", [ranked(MIN_TRIALS - 1), ranked(30, score=0.5), ranked(30, **{"config.matters": 1.0})[["kind", "score"]]]
+    "trials", [ranked(summaries.MIN_FOREST - 1), ranked(30, score=0.5), ranked(30, **{"config.matters": 1.0})[["kind", "score"]]]
 )
 def test_importances_of_too_little_are_none(trials: pd.DataFrame) -> None:
     columns = [column for column in ("config.matters", "config.word") if column in trials]
-    assert importances(trials, columns).empty
+    assert summaries.importances(trials, columns).empty
 
 
 def test_every_panel_draws_or_says_what_to_do(make_lake: MakeLake) -> None:

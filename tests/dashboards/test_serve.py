@@ -20,8 +20,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from s3 import Answer, Bucket
 
+from dashboards.live import Watch
 from dashboards.panels import PANELS
-from dashboards.serve import Watch
 from tune.results import Writer, create_experiment
 
 MakeLake = Callable[..., Path]
@@ -222,8 +222,8 @@ def test_bound_elsewhere_it_asks_for_its_token(make_lake: MakeLake, serve: Serve
     path, token = "/" + printed.rpartition("/")[2], printed.partition("?token=")[2]
     assert len(token) >= 32
     update = {"method": "POST", "body": "{}", "Content_Type": "application/json"}
-    refused = ["/", "/?token=", f"/?token={token[:-1]}", "/style.css", "/_dash-layout", "/_dash-dependencies", "/nothing"]
-    for place in refused:
+    served = ["/style.css", "/live.js", "/_dash-layout", "/_dash-dependencies"]
+    for place in ["/", "/?token=", f"/?token={token[:-1]}", *served, "/nothing"]:
         assert ask(printed, place)[:2] == (401, "open the address that serve.py printed, with its token\n"), place
     script = "/_dash-component-suites/dash/dcc/dash_core_components.js"
     for more in ({}, {"Cookie": f"cdal-{printed.split(':')[2].split('/')[0]}=wrong"}):

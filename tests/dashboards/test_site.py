@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dashboards.leaderboard import build, main
-from dashboards.website import MAX_TRIAL_PAGES, file_name
+from dashboards.pages.website import MAX_TRIAL_PAGES, file_name
 from tune.results import Writer, create_experiment
 
 MakeLake = Callable[..., Path]
@@ -53,7 +53,7 @@ def test_a_trial_page_tells_everything_about_it(make_lake: MakeLake) -> None:
     for part in ("plain U-Net", "case_006", "node-1", "seed 3", "0123abc", "first/tune/t0001/best.safetensors", "discriminator"):
         assert part in text
     assert "of 7 differ from the experiment's published settings" in text
-    rows = re.findall(r'<tr class=worst>.*?data-value="([0-9.]+)"', page.read_text())
+    rows = re.findall(r'<tr class="worst">.*?data-value="([0-9.]+)"', page.read_text())
     assert len(rows) == 5
     assert rows == sorted(rows, key=float)
     assert "loss.adversarial 0" in words(site / "pages" / "trials" / "first" / "t0000.html")

@@ -18,16 +18,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from dashboards import markup, page, summaries
+from dashboards import summaries
+from dashboards.pages import sheets
+from dashboards.pages.gallery import Pictures
+from dashboards.pages.rendering import ASSETS, asset
+from dashboards.pages.sheets import Links
 from dashboards.summaries import Rows
 from tune.results import InputError
 
 MAX_TRIAL_PAGES = 200  # of one experiment, beside its controls
 _MARK = ".written-by-cdal-search"
+_MARK_SAYS = b"Everything in this folder is written by dashboards/leaderboard.py, and removed when it is outdated.\n"
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 
 
-def write(rows: Rows, folder: Path, source: str, find: page.Pictures) -> Path:
+def write(rows: Rows, folder: Path, source: str, find: Pictures) -> Path:
     """Write all pages and return the first one; pages of what is no longer in the lake are removed.
 
     Raises:
@@ -36,11 +41,11 @@ def write(rows: Rows, folder: Path, source: str, find: page.Pictures) -> Path:
     pages = folder / "pages"
     try:
         _claim(folder, pages)
-        for name in markup.ASSETS:
-            shared = markup.asset(name).encode()
+        for name in ASSETS:
+            shared = asset(name).encode()
             if not _same(pages / "assets" / name, shared):
                 write_whole(pages / "assets" / name, shared)
-        written = {pages / "assets" / name for name in markup.ASSETS} | {pages / _MARK}
+        written = {pages / "assets" / name for name in ASSETS} | {pages / _MARK}
         for path, content in _pages(rows, pages, source, find):
             write_whole(path, content.encode())
             written.add(path)
@@ -79,7 +84,7 @@ def worth_a_page(trials: pd.DataFrame, limit: int = MAX_TRIAL_PAGES) -> pd.DataF
     return trials[kept | trials.index.isin(rest.sort_values("number", kind="stable").tail(room).index)]
 
 
-def _pages(rows: Rows, pages: Path, source: str, find: page.Pictures) -> Iterator[tuple[Path, str]]:
+def _pages(rows: Rows, pages: Path, source: str, find: Pictures) -> Iterator[tuple[Path, str]]:
     """All pages; the first one last, when what it refers to is there."""
     boards = [summaries.board_of(rows, name) for name in rows.descriptions]
     chosen = {board.experiments[0]: worth_a_page(board.trials) for board in boards}
@@ -94,17 +99,15 @@ def _pages(rows: Rows, pages: Path, source: str, find: page.Pictures) -> Iterato
         for trial in summaries.trials_of(rows, board, chosen[name]):
             path = pages / "trials" / own / f"{file_name(str(trial.row['trial_id']))}.html"
             up = f"../../experiments/{own}.html"
-            yield path, page.trial_page(trial, source, find, "../../assets/", "../../../index.html", up)
-        links = page.Links(lambda name: f"{file_name(name)}.html", link("../"))
-        yield pages / "experiments" / f"{own}.html", page.experiment(board, source, find, links, "../assets/", "../../index.html")
+            yield path, sheets.trial(trial, source, find, "../../assets/", "../../../index.html", up)
+        links = Links(lambda name: f"{file_name(name)}.html", link("../"))
+        yield pages / "experiments" / f"{own}.html", sheets.experiment(board, source, find, links, "../assets/", "../../index.html")
     left_out = sum(len(board.trials) for board in boards) - sum(map(len, chosen.values()))
-    notes = (
-        f"{left_out} trials have no page of their own: each experiment's best {MAX_TRIAL_PAGES} and its controls do."
-        if left_out > 0
-        else ""
+    notes = f"{left_out} trials have no page of their own: each experiment's best {MAX_TRIAL_PAGES} and its controls do."
+    links = Links(lambda name: f"pages/experiments/{file_name(name)}.html", link("pages/"))
+    index = sheets.overview(
+        rows, summaries.boards(rows, boards), source, find, links, "pages/assets/", notes if left_out > 0 else ""
     )
-    links = page.Links(lambda name: f"pages/experiments/{file_name(name)}.html", link("pages/"))
-    index = page.overview(rows, summaries.boards(rows, boards), source, find, links, "pages/assets/", notes)
     yield pages.parent / "index.html", index
 
 
@@ -114,9 +117,7 @@ def _claim(folder: Path, pages: Path) -> None:
         return
     if (folder / "index.html").exists() or (pages.exists() and any(pages.iterdir())):
         raise InputError(f"{folder} holds pages that this command has not written; give another place with --out")
-    write_whole(
-        pages / _MARK, b"Everything in this folder is written by dashboards/leaderboard.py, and removed when it is outdated.\n"
-    )
+    write_whole(pages / _MARK, _MARK_SAYS)
 
 
 def _remove_others(pages: Path, written: set[Path]) -> None:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dashboards.summaries import of_trials, records
+from tune.results import Lake
+
+Pictures = Callable[[pd.DataFrame], Sequence[Mapping[str, Any]]]
+"""Rows of the gallery with their PNGs: fetched only when needed."""
+
 _MAX_SIDE = 320  # pixels; larger pictures are shrunk, which keeps the page small
 _MAX_BYTES = 24_000  # of a picture without loss
+_FILES = ["image", "truth", "prediction", "uncertainty"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,28 @@ class Picture:
     prediction: str
     uncertainty: str
     """Data URI; empty where there is none."""
+
+
+def pictures_of(lake: Lake) -> Pictures:
+    """Where pages get the pictures of a lake's cases from; read once, and only if any are asked for."""
+
+    @cache
+    def everything() -> pa.Table:
+        return lake.gallery(_FILES)
+
+    def find(cases: pd.DataFrame) -> Sequence[Mapping[str, Any]]:
+        if cases.empty:
+            return []
+        key = ["experiment", "trial_id", "split", "case"]
+        images = of_trials(everything(), cases).select([*key, *_FILES]).to_pandas()
+        return records(cases.merge(images, on=key, how="left"))
+
+    return find
+
+
+def pictured(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of the gallery, each with its `picture`; None where that is missing or damaged."""
+    return [{**row, "picture": picture(*(row[name] for name in _FILES))} for row in rows]
 
 
 def picture(image: bytes | None, truth: bytes | None, prediction: bytes | None, uncertainty: bytes | None = None) -> Picture | None:

@@ -1,4 +1,4 @@
-"""The ranking: trials, finalists and published figures as rows of plain cells, for whoever draws a table of them."""
+"""Trials, finalists and published figures as one table, best first."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from dashboards import figures, summaries
-from dashboards.published import Published, published
-from dashboards.summaries import Board
+from dashboards.ranking.literature import Published, published
+from dashboards.summaries import DASH, MAX_TRIALS, Board, parameter_name, records
 
-DASH = figures.DASH
 LITERATURE, FINALIST = "literature", "finalist"
 KINDS = {"searched": "searched", "published": "as published", "unet": "plain U-Net"}
 _TIMESTEPS, _LATENT = "config.diffusion.timesteps", "config.model.latent_size"
@@ -46,6 +44,10 @@ class Row:
     note: str = ""
     warning: str = ""
 
+    def cell(self, column: Column) -> Cell:
+        """What stands in a column; a dash where nothing does."""
+        return self.cells.get(column.heading, (DASH, None))
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -59,18 +61,16 @@ class Ranking:
     def frame(self) -> pd.DataFrame:
         """As text, for a notebook or another table."""
         headings = [column.heading for column in self.columns]
-        return pd.DataFrame(
-            [{name: row.cells.get(name, (DASH, None))[0] for name in headings} for row in self.rows], columns=headings
-        )
+        return pd.DataFrame([[row.cell(column)[0] for column in self.columns] for row in self.rows], columns=headings)
 
 
-def ranking(board: Board, limit: int = summaries.MAX_TRIALS) -> Ranking:
+def ranking(board: Board, limit: int = MAX_TRIALS) -> Ranking:
     """The best trials of a board, its finalists, and what is published on its dataset."""
     others = published(board.dataset)
     columns = _columns(board, others)
     shown = board.trials.head(limit)
-    rows = [_trial_row(row, columns) for row in summaries.records(shown)]
-    rows += [_finalist_row(row, several=len(board.experiments) > 1) for row in summaries.records(board.finalists)]
+    rows = [_trial_row(row, columns) for row in records(shown)]
+    rows += [_finalist_row(row, several=len(board.experiments) > 1) for row in records(board.finalists)]
     rows += [_published_row(other) for other in others]
     rows.sort(key=lambda row: math.inf if math.isnan(row.place) else -row.place)
     return Ranking(columns, rows, _notes(board, others, len(board.trials) - len(shown)))
@@ -108,7 +108,7 @@ def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
     trials, finalists = board.trials, board.finalists
     voted = "Best checkpoint, full protocol, majority vote, validation split"
     columns = [
-        Column("Rank", "Place by validation Dice; equal Dice shares a place", lambda row: number(row["rank"], 0)),
+        Column("Rank", "Place by validation Dice; equal Dice shares a place", _figure_of("rank", 0)),
         Column("Trial", "Number in order of proposal", _trial_cell, numeric=False),
         Column("Validation Dice", "Best epoch, on the search's validation cases", _figure_of("score")),
         Column("Final Dice", voted, _figure_of("final_dice")),
@@ -131,12 +131,9 @@ def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
             Column("Test 95 % interval", "Of the test Dice: bootstrap over the test cases", _nothing),
             Column("Seed SD", "Standard deviation of the seeds' test Dice", _nothing),
             Column("Trainings", "Trainings of these settings that were scored on the test split", _nothing),
-            Column(
-                "Test evaluations",
-                "Times that these settings have been scored on the test split; 1 is as it should be",
-                lambda row: number(row["test_evaluations"], 0),
-            ),
         ]
+        looked = "Times that these settings have been scored on the test split; 1 is as it should be"
+        columns.append(Column("Test evaluations", looked, _figure_of("test_evaluations", 0)))
     columns += [
         Column("Kind", "Who proposed the settings", lambda row: _words(KINDS.get(str(row["kind"]), row["kind"])), numeric=False),
         Column("Status", "How the trial stands or ended", lambda row: (status_of(row),) * 2, numeric=False),
@@ -147,35 +144,33 @@ def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
     for column in board.searched:
         if column not in (_TIMESTEPS, _LATENT):
             numeric = pd.api.types.is_numeric_dtype(trials[column])
-            name, path = figures.parameter_name(column), column.removeprefix("config.")
+            name, path = parameter_name(column), column.removeprefix("config.")
             columns.append(Column(name, f"{path}; {DASH} where a trial does not use it", _value_of(column), numeric=numeric))
     columns += [
-        Column("Epochs", "Epochs trained", lambda row: number(row["epochs"], 0)),
-        Column("s / case", "Seconds to predict one case", lambda row: number(row["seconds_per_case"], 3)),
+        Column("Epochs", "Epochs trained", _figure_of("epochs", 0)),
+        Column("s / case", "Seconds to predict one case", _figure_of("seconds_per_case", 3)),
     ]
     for seconds, heading in (("gpu_seconds", "GPU-h"), ("cpu_seconds", "CPU-h")):
         if trials[seconds].fillna(0).gt(0).any():
             columns.append(Column(heading, f"{heading[:3]}-hours used", _hours_of(seconds)))
     if trials["cost"].fillna(0).gt(0).any():
-        columns.append(Column("Cost", "GPU-hours at --cost-per-gpu-hour", lambda row: number(row["cost"], 2)))
+        columns.append(Column("Cost", "GPU-hours at --cost-per-gpu-hour", _figure_of("cost", 2)))
     return columns
 
 
 def _trial_row(row: Mapping[str, Any], columns: Sequence[Column]) -> Row:
-    cells = {column.heading: column.cell(row) for column in columns}
     place = row["score"] if pd.notna(row["score"]) else math.nan
-    return Row(cells, status_of(row), place, row["experiment"], row["trial_id"])
+    return Row({column.heading: column.cell(row) for column in columns}, status_of(row), place, row["experiment"], row["trial_id"])
 
 
 def _finalist_row(row: Mapping[str, Any], *, several: bool) -> Row:
     name = f"finalist {row['finalist']}" + (f" of {row['experiment']}" if several else "")
-    interval = (DASH, None) if pd.isna(row["low"]) else (f"{row['low']:.3f}–{row['high']:.3f}", float(row["low"]))
     cells: dict[str, Cell] = {
         "Trial": (name, name),
         "Final Dice": number(row["final_dice"], 4),
         "p": _p_cell(row),
         "Test Dice": number(row["test_dice"], 4),
-        "Test 95 % interval": interval,
+        "Test 95 % interval": _interval_cell(row),
         "Seed SD": number(row["seed_sd"], 4),
         "Trainings": number(row["trainings"], 0),
         "Test evaluations": number(row["test_evaluations"], 0),
@@ -234,8 +229,8 @@ def _value_of(column: str) -> Callable[[Mapping[str, Any]], Cell]:
     return lambda row: setting(row[column])
 
 
-def _figure_of(column: str) -> Callable[[Mapping[str, Any]], Cell]:
-    return lambda row: number(row[column], 4)
+def _figure_of(column: str, digits: int = 4) -> Callable[[Mapping[str, Any]], Cell]:
+    return lambda row: number(row[column], digits)
 
 
 def _nothing(row: Mapping[str, Any]) -> Cell:

@@ -12,8 +12,8 @@ import pandas as pd
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-MIN_TRIALS = 10  # fewer say nothing
-MAX_TRIALS = 300  # of the forest's work; enough for its figures to settle
+MIN_FOREST = 10  # fewer say nothing
+MAX_FOREST = 300  # of the forest's work; enough for its figures to settle
 _TREES = 32
 _SEED = 0
 
@@ -22,19 +22,19 @@ def importances(trials: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
     """Share of the Dice's variance that each parameter explains by itself: `column`, `importance`; the largest first.
 
     A trial that was stopped counts with the Dice that it had reached. A parameter that is not active in a trial counts there as its
-    middle value. Empty where fewer than `MIN_TRIALS` trials have a Dice, or nothing differs between them.
+    middle value. Empty where fewer than `MIN_FOREST` trials have a Dice, or nothing differs between them.
 
     Args:
-        trials: ranked; an even sample of at most `MAX_TRIALS` is looked at, and never the plain U-Net, which is another model.
+        trials: ranked; an even sample of at most `MAX_FOREST` is looked at, and never the plain U-Net, which is another model.
         searched: config columns.
     """
     nothing = pd.DataFrame({"column": pd.Series(dtype=object), "importance": pd.Series(dtype=float)})
     rows = trials[trials["score"].notna() & (trials["kind"] != "unet")]
     columns = {column: axis for column in searched if (axis := _axis(rows[column])) is not None}
-    if len(rows) < MIN_TRIALS or not columns or rows["score"].nunique() < 2:
+    if len(rows) < MIN_FOREST or not columns or rows["score"].nunique() < 2:
         return nothing
-    if len(rows) > MAX_TRIALS:
-        rows = rows.iloc[np.linspace(0, len(rows) - 1, MAX_TRIALS).round().astype(int)]
+    if len(rows) > MAX_FOREST:
+        rows = rows.iloc[np.linspace(0, len(rows) - 1, MAX_FOREST).round().astype(int)]
     if len(columns) == 1:
         return pd.DataFrame({"column": list(columns), "importance": [1.0]})
     found = _fanova(rows, columns)
