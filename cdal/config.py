@@ -92,6 +92,14 @@ def field_types() -> Mapping[str, Any]:
 # Published settings (Hejrati et al., MICCAI 2024, and their release). `hippocampus_sampling` is the second generator that the
 # release describes for hippocampus; which of the two a checkpoint needs is told by its parameter shapes.
 #
+_FIELDS = (
+    "model.image_size", "model.image_channels", "model.mask_channels", "model.base_width", "model.width_multipliers",
+    "model.residual_blocks", "model.attention_resolutions", "model.encoder_blocks", "model.latent_size", "model.latent_embedding",
+    "model.discriminator", "model.discriminator_width", "model.discriminator_time_embedding", "model.attention_tap",
+    "diffusion.timesteps", "loss.r1_interval", "training.batch_size", "optimiser.lr_generator", "optimiser.lr_discriminator",
+    "optimiser.cosine_epochs", "optimiser.ema_decay", "training.samples_per_case", "evaluation.votes", "evaluation.overlap",
+    "evaluation.blend", "training.seed",
+)  # fmt: skip
 #                     size img msk width multipliers            blocks attn  enc  nz  z_emb  disc   ngf t_emb tap T  r1 every batch
 _PUBLISHED: dict[str, tuple[Any, ...]] = {
     "monuseg":              (256, 3, 1, 64, (1, 1, 1, 2, 2, 4, 4), 2, (16, 8), 5, 100, 256, "large", 64, 256, 3, 4, 10, 4),
@@ -162,35 +170,9 @@ def preset(name: str) -> Config:
         return preset(name.removesuffix("_fast")).replace(_CHEAPER | _FAST[name])
     if name not in _PUBLISHED:
         raise InputError(f"unknown preset {name!r}; presets are {', '.join(PRESETS)}")
-    size, image, mask, width, multipliers, blocks, attention, encoder, nz, z_emb, kind, ngf, t_emb, tap, timesteps, every, batch = (
-        _PUBLISHED[name]
-    )
-    lr_generator, lr_discriminator, cosine, ema, per_case, votes, overlap, blend, seed = _PUBLISHED_TRAINING[name]
-    return Config(
-        model=ModelConfig(
-            image_size=size,
-            image_channels=image,
-            mask_channels=mask,
-            base_width=width,
-            width_multipliers=multipliers,
-            residual_blocks=blocks,
-            attention_resolutions=attention,
-            encoder_blocks=encoder,
-            latent_size=nz,
-            latent_embedding=z_emb,
-            discriminator=kind,
-            discriminator_width=ngf,
-            discriminator_time_embedding=t_emb,
-            attention_tap=tap,
-        ),
-        diffusion=DiffusionConfig(timesteps=timesteps),
-        loss=LossConfig(r1_interval=every),
-        optimiser=OptimiserConfig(
-            lr_generator=lr_generator, lr_discriminator=lr_discriminator, cosine_epochs=cosine, ema_decay=ema
-        ),
-        training=TrainingConfig(epochs=12_000, batch_size=batch, samples_per_case=per_case, seed=seed),
-        evaluation=EvaluationConfig(votes=votes, overlap=overlap, blend=blend, validation_votes=votes, validation_cases=0),
-    )
+    values = dict(zip(_FIELDS, _PUBLISHED[name] + _PUBLISHED_TRAINING[name], strict=True))
+    whole = {"training.epochs": 12_000, "evaluation.validation_votes": values["evaluation.votes"], "evaluation.validation_cases": 0}
+    return Config().replace(values | whole)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

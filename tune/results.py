@@ -53,26 +53,6 @@ from tune.lake import (
     send,
 )
 
-__all__ = [
-    "KEYS",
-    "SCHEMAS",
-    "SCHEMA_VERSION",
-    "Experiment",
-    "InputError",
-    "Lake",
-    "LakeWarning",
-    "RemoteError",
-    "Store",
-    "Writer",
-    "check_writable",
-    "compact",
-    "create_experiment",
-    "load",
-    "main",
-    "read_experiment",
-    "send",
-]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command on a lake; returns 0 done, 1 something is wrong with the lake, 2 the input is wrong, 130 interrupted."""

@@ -11,7 +11,3 @@ from dashboards.figures.search import MAX_MARKS, dice_and_seconds, learning_curv
 from dashboards.figures.settings import contour, importances, parallel_coordinates, slices
 from dashboards.figures.spending import costs, timeline
 from dashboards.figures.theme import BLUE, CONFIG, GREEN, PINK, THEMES, VERMILLION, plain
-
-__all__ = ["BLUE", "CONFIG", "GREEN", "MAX_MARKS", "PINK", "THEMES", "VERMILLION", "case_boxes", "contour", "costs"]
-__all__ += ["dice_and_seconds", "importances", "learning_curves", "losses", "optimisation_history", "paired_cases"]
-__all__ += ["parallel_coordinates", "plain", "slices", "timeline"]

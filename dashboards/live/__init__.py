@@ -2,5 +2,3 @@
 
 from dashboards.live.server import listen, make_server
 from dashboards.live.watch import Watch
-
-__all__ = ["Watch", "listen", "make_server"]

@@ -3,5 +3,3 @@
 from dashboards.pages.gallery import pictures_of
 from dashboards.pages.sheets import everything
 from dashboards.pages.website import write, write_whole
-
-__all__ = ["everything", "pictures_of", "write", "write_whole"]

@@ -17,5 +17,3 @@ PANELS: tuple[Panel[Board], ...] = (*search.PANELS, *settings.PANELS, *cases.PAN
 
 GROUPS = tuple(dict.fromkeys(panel.group for panel in PANELS))
 """Headings under which they stand."""
-
-__all__ = ["GROUPS", "PANELS", "TRIAL_PANELS", "Drawn", "Panel"]

@@ -2,5 +2,3 @@
 
 from dashboards.ranking.literature import published
 from dashboards.ranking.table import FINALIST, KINDS, LITERATURE, Column, Ranking, Row, ranking, setting, status_of
-
-__all__ = ["FINALIST", "KINDS", "LITERATURE", "Column", "Ranking", "Row", "published", "ranking", "setting", "status_of"]

@@ -22,9 +22,3 @@ from dashboards.summaries.settings import (
 )
 from dashboards.summaries.spending import MAX_BARS, costs, timeline
 from dashboards.summaries.trials import labels, of_trials, rank, records, sample, with_final_scores
-
-__all__ = ["DASH", "HIGHLIGHTED_CURVES", "MAX_BARS", "MAX_CURVE_POINTS", "MAX_FOREST", "MAX_PARALLEL_ROWS", "MAX_SLICE_POINTS"]
-__all__ += ["MAX_TRIALS", "MIN_FOREST", "Board", "Rows", "Trial", "board_of", "board_of_dataset", "boards", "costs", "curves"]
-__all__ += ["history", "importances", "improvements", "labels", "loss_columns", "of_trials", "pairs", "parallel", "parameter_name"]
-__all__ += ["rank", "read", "records", "sample", "searched_columns", "thin", "timeline", "trials_of", "varying"]
-__all__ += ["with_final_scores", "without_inactive"]

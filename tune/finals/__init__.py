@@ -2,5 +2,3 @@
 
 from tune.finals.retraining import Retraining
 from tune.finals.selection import Contest, Evaluation, Look, choose, earlier_looks, fresh_seeds, refuse_again
-
-__all__ = ["Contest", "Evaluation", "Look", "Retraining", "choose", "earlier_looks", "fresh_seeds", "refuse_again"]

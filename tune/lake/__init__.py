@@ -8,26 +8,3 @@ from tune.lake.s3 import RemoteError
 from tune.lake.storage import REPEATED, Store, check_writable
 from tune.lake.tables import KEYS, SCHEMA_VERSION, SCHEMAS, LakeWarning, write_file
 from tune.lake.writer import Writer, send
-
-__all__ = [
-    "KEYS",
-    "REPEATED",
-    "SCHEMAS",
-    "SCHEMA_VERSION",
-    "Experiment",
-    "Lake",
-    "LakeWarning",
-    "Mirror",
-    "RemoteError",
-    "Store",
-    "Writer",
-    "check_writable",
-    "compact",
-    "create_experiment",
-    "hold",
-    "load",
-    "ray_storage",
-    "read_experiment",
-    "send",
-    "write_file",
-]

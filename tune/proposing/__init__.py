@@ -9,32 +9,3 @@ from tune.proposing.searcher import StatelessSearcher, TruthfulSearcher
 from tune.proposing.space import Space, from_optuna, to_optuna
 from tune.proposing.study import OBJECTIVES, Outcome, Proposal, Queue, Study, controls, startup_trials
 from tune.proposing.warm_start import WarmStart, costs_of, gather
-
-__all__ = [
-    "OBJECTIVES",
-    "SAMPLERS",
-    "Axis",
-    "FloatArray",
-    "GaussianProcess",
-    "Outcome",
-    "Parameter",
-    "Proposal",
-    "Queue",
-    "Space",
-    "StatelessSearcher",
-    "Study",
-    "TruthfulSearcher",
-    "WarmStart",
-    "check_sampler",
-    "controls",
-    "costs_of",
-    "default_sampler",
-    "extrapolate",
-    "from_logit",
-    "from_optuna",
-    "gather",
-    "squares_between",
-    "startup_trials",
-    "to_logit",
-    "to_optuna",
-]

@@ -5,22 +5,3 @@ from tune.rehearsal.medians import Estimate, estimate_ratio
 from tune.rehearsal.runs import Plan, about, rehearse, run_one, summary, table
 from tune.rehearsal.simulation import Cluster
 from tune.rehearsal.strategies import STRATEGIES, Strategy, strategy
-
-__all__ = [
-    "STRATEGIES",
-    "Cluster",
-    "Estimate",
-    "Plan",
-    "Recording",
-    "Strategy",
-    "Surrogate",
-    "about",
-    "estimate_ratio",
-    "families",
-    "read",
-    "rehearse",
-    "run_one",
-    "strategy",
-    "summary",
-    "table",
-]

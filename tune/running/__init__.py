@@ -7,33 +7,3 @@ from tune.running.progress import Progress, brief, clock, describe_kind, top_tab
 from tune.running.recorder import Record, Recorder, RecordingCallback
 from tune.running.session import Session, measure_paces, trial_config
 from tune.running.tuning import RequestsToEnd, make_tuner, run_tuner, trial_settings
-
-__all__ = [
-    "Node",
-    "Options",
-    "Plan",
-    "Progress",
-    "Record",
-    "Recorder",
-    "RecordingCallback",
-    "RequestsToEnd",
-    "Session",
-    "absolute",
-    "brief",
-    "clock",
-    "cluster_nodes",
-    "connect",
-    "describe_kind",
-    "git_commit",
-    "make_plan",
-    "make_tuner",
-    "measure_paces",
-    "parse_duration",
-    "remake_plan",
-    "run_tuner",
-    "this_machine",
-    "top_table",
-    "trial_config",
-    "trial_settings",
-    "versions",
-]

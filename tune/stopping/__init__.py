@@ -14,20 +14,3 @@ from tune.stopping.schedulers import (
     grace_epochs,
     make_scheduler,
 )
-
-__all__ = [
-    "DEFAULT_MIN_IMPROVEMENT",
-    "DEFAULT_SCHEDULER",
-    "HEDGE",
-    "POPULATION",
-    "REDUCTION",
-    "SCHEDULERS",
-    "Budget",
-    "EarlyStopping",
-    "PopulationTraining",
-    "check_scheduler",
-    "grace_epochs",
-    "make_scheduler",
-    "mutable",
-    "why_enough",
-]

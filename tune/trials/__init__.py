@@ -5,5 +5,3 @@ from tune.trials.settings import Message, TrialSettings
 from tune.trials.trainable import CdalTrial
 from tune.trials.training import messages, metrics_row
 from tune.trials.workers import RESTARTS
-
-__all__ = ["RESTARTS", "CdalTrial", "Message", "TrialSettings", "messages", "metrics_row", "score_stored"]
