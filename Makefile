@@ -1,19 +1,25 @@
 # make search        install, search on built-in synthetic data, write the leaderboard
-# make test          the whole test suite            make lint         style and types
 # make leaderboard   draw the leaderboard again from the results
+# make test-quick    tests that start neither Ray nor a browser nor hosts, in about a minute
+# make test          the whole test suite
+# make lint          style and types
 PYTHON ?= python3
 bin := .venv/bin
 storage ?= results
 
-.PHONY: search leaderboard test lint
+.PHONY: search leaderboard test test-quick lint
 search: .venv/installed
 	$(bin)/python tune/search.py --storage $(storage)
 
 leaderboard: .venv/installed
 	$(bin)/python dashboards/leaderboard.py --storage $(storage)
 
+# a third process, as many of these tests wait
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+test-quick: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not ray and not browser and not hosts and not long"
 
 lint: .venv/installed-dev
 	$(bin)/ruff check .

@@ -1,5 +1,6 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, the order in which tests run, and what a run says of those that it left out."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,24 @@ import pytest
 from s3 import Bucket, S3Service
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+SLOWEST_FIRST = ("hosts", "ray", "browser", "long")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long begin, so that no process is alone with one at the end."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        marked = [rank for rank, name in enumerate(SLOWEST_FIRST) if item.get_closest_marker(name)]
+        ranks[item.path] = min([ranks.get(item.path, len(SLOWEST_FIRST)), *marked])
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line how many tests did not run, and what they need."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ()))
+    if reasons:
+        told = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"skipped: {reasons.total()} tests, {told}", yellow=True)
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +33,7 @@ def parity() -> Path:
     """Folder of the golden vectors made with the authors' code."""
     folder = SHARED / "parity"
     if not folder.is_dir():
-        pytest.skip(f"the golden vectors are not here ({folder}); tests/cdal/test_golden.py covers a clone without them")
+        pytest.skip(f"the golden vectors are not in {folder} (tests/cdal/test_golden.py covers a clone without them)")
     return folder
 
 
@@ -23,7 +42,7 @@ def hippocampus_folder() -> Path:
     """The Medical Segmentation Decathlon's hippocampus task, 260 volumes."""
     folder = SHARED / "data" / "Task04_Hippocampus"
     if not folder.is_dir():
-        pytest.skip(f"the hippocampus data are not here ({folder})")
+        pytest.skip(f"the hippocampus data are not in {folder}")
     return folder
 
 

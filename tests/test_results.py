@@ -23,6 +23,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from patience import Patience, wait_for
+from patience import run as run_to_its_end
 
 from tune.results import (
     SCHEMA_VERSION,
@@ -65,9 +67,7 @@ def trial_file(**columns: Any) -> pa.Table:
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
-    )
+    return run_to_its_end([sys.executable, "-c", code, *arguments])
 
 
 # ------------------------------------------------------------------------------------------------------------------ round trip
@@ -90,7 +90,7 @@ def test_every_column_comes_back_as_written(root: Path, table: str) -> None:
     (back,) = found.to_pylist()
     assert {name: back[name] for name in row} == row
     assert back["experiment"] == NAME
-    assert 0 <= (back["recorded_at"] - before).total_seconds() < 60
+    assert before <= back["recorded_at"] <= datetime.now(UTC)
     assert found.schema.names == SCHEMAS[table].names
 
 
@@ -183,10 +183,7 @@ def test_columns_can_be_chosen(root: Path) -> None:
 def test_rows_appear_without_flush_or_close(root: Path) -> None:
     writer = Writer(root, NAME, flush_seconds=0.05)
     writer.append("trials", {"trial_id": "a"})
-    deadline = time.monotonic() + 10
-    while load(root).trials().num_rows == 0 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert load(root).trials().num_rows == 1
+    wait_for(lambda: load(root).trials().num_rows == 1)
     writer.close()
 
 
@@ -198,11 +195,11 @@ def test_a_process_that_forgets_to_close_loses_nothing(root: Path) -> None:
 
 def test_many_flushes_make_few_files(root: Path) -> None:
     with Writer(root, NAME, flush_seconds=0) as writer:
-        for epoch in range(640):
+        for epoch in range(320):
             writer.append("metrics", {"trial_id": "a", "epoch": epoch})
             if epoch % 64 == 63:
                 assert len(list((root / NAME / "metrics").iterdir())) <= 4 * 7
-    assert sorted(load(root).metrics()["epoch"].to_pylist()) == list(range(640))
+    assert sorted(load(root).metrics()["epoch"].to_pylist()) == list(range(320))
 
 
 def test_rows_wait_in_memory_while_the_disk_refuses(root: Path) -> None:
@@ -238,7 +235,7 @@ for epoch in range(1, 100_000):
 """
 
 
-@pytest.mark.parametrize("already", [1, 2, 7])
+@pytest.mark.parametrize("already", [1, 7])
 def test_a_writer_killed_in_the_middle_of_a_file_leaves_nothing_torn(root: Path, already: int) -> None:
     """Rows of 16 MB that cannot be compressed take a while to write; the kill comes as soon as the next file appears."""
     code = KILLED.replace('"x" * 20_000', "os.urandom(16_000_000)")
@@ -263,13 +260,13 @@ def test_a_writer_killed_in_the_middle_of_a_file_leaves_nothing_torn(root: Path,
 def test_processes_writing_at_once_lose_nothing(root: Path) -> None:
     code = KILLED.replace("100_000", "21")
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(root), f"t{number}"], stdout=subprocess.DEVNULL) for number in range(8)
+        subprocess.Popen([sys.executable, "-c", code, str(root), f"t{number}"], stdout=subprocess.DEVNULL) for number in range(4)
     ]
     while any(process.poll() is None for process in processes):
         with no_warning():
             load(root).metrics()  # readable at every moment
-    assert [process.returncode for process in processes] == [0] * 8
-    assert load(root).metrics().num_rows == 160
+    assert [process.returncode for process in processes] == [0] * 4
+    assert load(root).metrics().num_rows == 80
 
 
 def test_a_reader_never_sees_rows_vanish_while_files_are_merged(root: Path) -> None:
@@ -538,6 +535,6 @@ def test_a_million_rows_read_in_seconds(root: Path) -> None:
     for part in range(2):  # every row twice
         path = root / NAME / "metrics" / f"{part}.parquet"
         pq.write_table(pa.table(columns).replace_schema_metadata({"schema_version": "1"}), path)
-    start = time.perf_counter()
+    patience = Patience(15)  # about 1.5 s on an idle core
     assert load(root).metrics().num_rows == count
-    assert time.perf_counter() - start < 15  # about 1.5 s on an idle core
+    assert not patience.over

@@ -133,7 +133,7 @@ def test_discriminator_features_and_r1(parity: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("file", "theirs", "ours"),
-    [("full_monu", "monu", "monuseg"), ("full_hippo", "hippo", "hippocampus")],
+    [pytest.param("full_monu", "monu", "monuseg", marks=pytest.mark.long), ("full_hippo", "hippo", "hippocampus")],
 )
 def test_full_size_networks(parity: Path, file: str, theirs: str, ours: str) -> None:
     io, model = load_file(parity / f"{file}.safetensors"), preset(ours).model

@@ -1,6 +1,5 @@
 """New files through a trained model: on their own grid, with their own affine."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from patience import run
 from PIL import Image
 
 from cdal.checkpoint import load, save
@@ -131,7 +131,9 @@ def test_a_volume_gets_a_mask_on_its_own_grid(volume_model: Path, tmp_path: Path
     assert 2 * (mask * label).sum() / (mask.sum() + label.sum()) > 0.8
 
 
-def test_mistakes_are_told_in_one_sentence(image_model: Path, volume_model: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told_in_one_sentence(
+    image_model: Path, volume_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
@@ -150,9 +152,11 @@ def test_mistakes_are_told_in_one_sentence(image_model: Path, volume_model: Path
         (["a.png"], image, ["--votes", "0"], "--votes is 0"),
         (["a.png"], image, ["--out", str(tmp_path / "file")], "cannot write to"),
     ):
-        command = [sys.executable, "-m", "cdal.segment", *(str(tmp_path / name) for name in files), "--model", model]
-        ended = subprocess.run([*command, "--out", str(tmp_path / "o"), *more], capture_output=True, text=True, check=False)
-        assert ended.returncode == 2, ended
-        assert words in ended.stderr
-        assert len(ended.stderr.strip().splitlines()) == 1
+        command = [*(str(tmp_path / name) for name in files), "--model", model, "--out", str(tmp_path / "o"), *more]
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert words in told
+        assert len(told.strip().splitlines()) == 1
     assert not list((tmp_path / "o").glob("*"))
+    ended = run([sys.executable, "-m", "cdal.segment", *command])
+    assert (ended.returncode, ended.stderr) == (2, told)

@@ -1,20 +1,20 @@
 """The training loop: exact resume, workers that share one batch, weights that are switched off, and clear ends."""
 
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from patience import run
 from safetensors.torch import load_file
 
 from cdal.checkpoint import load_model
 from cdal.config import Config
 from cdal.data import Dataset, open_dataset
 from cdal.errors import DivergedError, InputError
+from cdal.train import main
 from cdal.trainer import Draws, Trainer
 from cdal.training import BEST, LAST, Report, history, train
 
@@ -45,6 +45,13 @@ def phantom() -> Dataset:
     return open_dataset("phantom", size=16, cases=12, classes=1)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, phantom: Dataset) -> tuple[list[Report], Path]:
+    """Reports and folder of a training of `small()` that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return list(train(small(), phantom, folder)), folder
+
+
 def small(**changes: Any) -> Config:
     return Config().replace(SMALL | {key.replace("__", "."): value for key, value in changes.items()})
 
@@ -64,48 +71,51 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"model__architecture": "unet"}, {"loss__attention": 0, "loss__adversarial": 0}])
-def test_reports_and_checkpoints(tmp_path: Path, phantom: Dataset, changes: dict[str, Any]) -> None:
+def test_reports_and_checkpoints(
+    tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], changes: dict[str, Any]
+) -> None:
     config = small(**changes)
-    reports = list(train(config, phantom, tmp_path))
+    reports, folder = (list(train(config, phantom, tmp_path)), tmp_path) if changes else whole
     assert [report.epoch for report in reports] == [1, 2, 3]
     assert [report.step for report in reports] == [3, 6, 9]
     assert [report.last for report in reports] == [False, False, True]
-    assert history(tmp_path) == reports
+    assert history(folder) == reports
     assert all(math.isfinite(report.values["loss_generator"]) for report in reports)
     assert reports[-1].values["images"] == 72
 
     best = max(report.values["dice"] for report in reports)
     assert [report for report in reports if report.best][-1].values["dice"] == best
-    loaded, generator = load_model(tmp_path / BEST)
+    loaded, generator = load_model(folder / BEST)
     assert loaded == config
     assert not generator.training
 
-    saved = load_file(tmp_path / LAST)
+    saved = load_file(folder / LAST)
     trains_discriminator = any(name.startswith("discriminator.") for name in saved)
     assert trains_discriminator == (changes == {})
     assert ("loss_discriminator" in reports[0].values) == trains_discriminator
 
 
 @pytest.mark.parametrize("cut_after", [1, 2])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, phantom: Dataset, cut_after: int) -> None:
-    config = small()
-    whole = list(train(config, phantom, tmp_path / "whole"))
-
-    first = train(config, phantom, tmp_path / "cut")
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], cut_after: int
+) -> None:
+    config, (reports, folder) = small(), whole
+    first = train(config, phantom, tmp_path)
     for _ in range(cut_after):
         next(first)
     first.close()
-    rest = list(train(config, phantom, tmp_path / "cut"))
+    rest = list(train(config, phantom, tmp_path))
     assert [report.epoch for report in rest] == list(range(cut_after + 1, 4))
-    assert numbers(history(tmp_path / "cut")) == numbers(whole)
-    assert_same_checkpoint(tmp_path / "cut" / LAST, tmp_path / "whole" / LAST)
-    assert_same_checkpoint(tmp_path / "cut" / BEST, tmp_path / "whole" / BEST)
-    assert list(train(config, phantom, tmp_path / "cut")) == []
+    assert numbers(history(tmp_path)) == numbers(reports)
+    assert_same_checkpoint(tmp_path / LAST, folder / LAST)
+    assert_same_checkpoint(tmp_path / BEST, folder / BEST)
+    assert list(train(config, phantom, tmp_path)) == []
 
 
-def test_a_run_killed_inside_an_epoch_repeats_that_epoch(tmp_path: Path, phantom: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small()
-    whole = list(train(config, phantom, tmp_path / "whole"))
+def test_a_run_killed_inside_an_epoch_repeats_that_epoch(
+    tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, (reports, folder) = small(), whole
     step = Trainer.step
 
     def dies(self: Trainer, *args: Any) -> Any:
@@ -115,22 +125,21 @@ def test_a_run_killed_inside_an_epoch_repeats_that_epoch(tmp_path: Path, phantom
 
     monkeypatch.setattr(Trainer, "step", dies)
     with pytest.raises(KeyboardInterrupt):
-        list(train(config, phantom, tmp_path / "cut"))
+        list(train(config, phantom, tmp_path))
     monkeypatch.undo()
-    list(train(config, phantom, tmp_path / "cut"))
-    assert numbers(history(tmp_path / "cut")) == numbers(whole)
-    assert_same_checkpoint(tmp_path / "cut" / LAST, tmp_path / "whole" / LAST)
+    list(train(config, phantom, tmp_path))
+    assert numbers(history(tmp_path)) == numbers(reports)
+    assert_same_checkpoint(tmp_path / LAST, folder / LAST)
 
 
 def test_more_epochs_may_be_asked_for_later(tmp_path: Path, phantom: Dataset) -> None:
-    list(train(small(training__epochs=2), phantom, tmp_path))
-    assert [report.epoch for report in train(small(training__epochs=3), phantom, tmp_path)] == [3]
+    list(train(small(training__epochs=1), phantom, tmp_path))
+    assert [report.epoch for report in train(small(training__epochs=2), phantom, tmp_path)] == [2]
 
 
-def test_another_configuration_needs_another_folder(tmp_path: Path, phantom: Dataset) -> None:
-    next(train(small(), phantom, tmp_path))
+def test_another_configuration_needs_another_folder(phantom: Dataset, whole: tuple[list[Report], Path]) -> None:
     with pytest.raises(InputError, match=r"was trained with loss.adversarial = 0.1, not 0.2; use another folder"):
-        next(train(small(loss__adversarial=0.2), phantom, tmp_path))
+        next(train(small(loss__adversarial=0.2), phantom, whole[1]))
 
 
 def test_the_callers_random_state_does_not_matter(tmp_path: Path, phantom: Dataset) -> None:
@@ -158,19 +167,17 @@ def numbers_close(ours: list[Report], theirs: list[Report], rel: float = 1e-3) -
 def test_a_batch_in_parts_gives_the_same_numbers(tmp_path: Path, phantom: Dataset, changes: dict[str, Any]) -> None:
     """The soft Dice, which counts over the batch, and the discriminator's groups of four included."""
     data = open_dataset("phantom", size=16, cases=12, classes=2) if "model__mask_channels" in changes else phantom
-    changes |= {"loss__soft_dice": 1.0, "optimiser__lr_generator": 1e-3, "training__batch_size": 16}
+    changes |= {"loss__soft_dice": 1.0, "optimiser__lr_generator": 1e-3, "training__batch_size": 16, "training__epochs": 1}
     whole = list(train(small(**changes), data, tmp_path / "whole"))
     parts = list(train(small(training__accumulation=4, **changes), data, tmp_path / "parts"))
     numbers_close(parts, whole)
-    assert [report.values["images"] for report in parts] == [48, 96, 144]
+    assert [report.values["images"] for report in parts] == [48]
 
 
 def test_a_batch_that_does_not_fit_is_computed_with_less_memory(
-    tmp_path: Path, phantom: Dataset, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small()
-    whole = list(train(config, phantom, tmp_path / "whole"))
-    step, made = Trainer.step, []
+    (reports, _), step, made = whole, Trainer.step, []
 
     def fits_only_when_recomputing(self: Trainer, *args: Any) -> Any:
         made.append(self.recompute)
@@ -180,10 +187,10 @@ def test_a_batch_that_does_not_fit_is_computed_with_less_memory(
 
     monkeypatch.setattr(Trainer, "step", fits_only_when_recomputing)
     with pytest.warns(UserWarning, match="a batch does not fit the memory"):
-        tight = list(train(config, phantom, tmp_path / "tight"))
+        tight = list(train(small(), phantom, tmp_path))
     assert made == [False] * 5 + [True] * 6
-    assert [report.values["lr_generator"] for report in tight] == [report.values["lr_generator"] for report in whole]
-    numbers_close(tight, whole)
+    assert [report.values["lr_generator"] for report in tight] == [report.values["lr_generator"] for report in reports]
+    numbers_close(tight, reports)
 
 
 def test_memory_that_does_not_suffice_at_all(tmp_path: Path, phantom: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +249,7 @@ def test_half_precision_stays_close_and_keeps_weights_losses_and_r1_in_full(tmp_
     for name in ours:
         assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=0.05, abs=0.02), name
     assert not torch.equal(ours["attention_mean"], theirs["attention_mean"])
-    report = list(train(small(training__precision="bf16"), phantom, tmp_path))[-1]
+    (report,) = train(small(training__precision="bf16", training__epochs=1), phantom, tmp_path)
     assert math.isfinite(report.values["loss_generator"])
 
 
@@ -275,36 +282,23 @@ def test_configurations_that_do_not_fit(tmp_path: Path, phantom: Dataset, change
         next(train(small(**changes), phantom, tmp_path))
 
 
-def run_command(*args: str, workers: int = 0) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)] if workers else []
-    command = [sys.executable, *launcher, "-m", "cdal.train", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
 TINY = [
     *("--set", "training.epochs=2", "--set", "training.steps_per_epoch=2", "--set", "training.batch_size=8"),
     *("--set", "model.width_multipliers=[1,1]", "--set", "model.base_width=8"),
     *("--set", "model.encoder_blocks=0", "--set", "model.discriminator_width=4"),
-    *(
-        "--set",
-        "loss.adversarial=0.1",
-        "--set",
-        "loss.soft_dice=1",
-        "--set",
-        "evaluation.validation_cases=2",
-        "--set",
-        "optimiser.lr_generator=1e-3",
-    ),
+    *("--set", "loss.adversarial=0.1", "--set", "loss.soft_dice=1", "--set", "evaluation.validation_cases=2"),
+    *("--set", "optimiser.lr_generator=1e-3"),
 ]
 
 
-def test_two_workers_compute_what_one_computes(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_two_workers_compute_what_one_computes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Minibatch statistics included: a worker's share keeps the discriminator's groups together."""
-    one = run_command("--device", "cpu", "--out", str(tmp_path / "one"), *TINY)
-    assert one.returncode == 0, one.stderr
-    two = run_command("--device", "cpu", "--out", str(tmp_path / "two"), *TINY, workers=2)
+    assert main(["--device", "cpu", "--out", str(tmp_path / "one"), *TINY]) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    two = run([*launcher, "-m", "cdal.train", "--device", "cpu", "--out", tmp_path / "two", *TINY])
     assert two.returncode == 0, two.stderr
-    assert two.stdout.count("epoch") == one.stdout.count("epoch")
+    assert two.stdout.count("epoch") == capsys.readouterr().out.count("epoch")
     for ours, theirs in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         for name, value in ours.values.items():
             if name.startswith(("loss", "r1", "attention", "images")) and not name.endswith("per_second"):
@@ -313,22 +307,29 @@ def test_two_workers_compute_what_one_computes(tmp_path: Path) -> None:
 
 def test_a_training_does_not_wait_for_a_compiler(tmp_path: Path) -> None:
     """Importing it takes as long as importing torch, in every process that trains."""
-    script = "import sys; from cdal.train import main; code = main(); print('torch._dynamo' in sys.modules); sys.exit(code)"
-    command = [sys.executable, "-c", script, "--device", "cpu", "--out", str(tmp_path / "run"), *TINY]
-    for epochs in (2, 3):  # begun, and gone on with
-        done = subprocess.run([*command, "--set", f"training.epochs={epochs}"], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == "False"
+    script = """
+import sys
+from cdal.train import main
+for epochs in (2, 3):  # begun, and gone on with
+    assert main([*sys.argv[1:], "--set", f"training.epochs={epochs}"]) == 0
+print("torch._dynamo" in sys.modules)
+"""
+    done = run([sys.executable, "-c", script, "--device", "cpu", "--out", tmp_path / "run", *TINY])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
 
 
-def test_command_line_mistakes(tmp_path: Path) -> None:
+def test_command_line_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, words in (
         (["--dataset", "hippocampus"], "give its folder with --data"),
         (["--set", "loss.adversarial=much"], "loss.adversarial is 'much'; it must be a number"),
         (["--fold", "9"], "fold"),
     ):
-        done = run_command("--out", str(tmp_path / "x"), *args)
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        command = ["--out", str(tmp_path / "x"), *args]
+        assert main(command) == 2
+        told = capsys.readouterr().err
+        assert words in told
+        assert len(told.strip().splitlines()) == 1
+    done = run([sys.executable, "-m", "cdal.train", *command])
+    assert (done.returncode, done.stderr) == (2, told)
     assert not (tmp_path / "x").exists()

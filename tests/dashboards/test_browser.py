@@ -17,6 +17,8 @@ from dashboards.leaderboard import build
 from dashboards.panels import PANELS, TRIAL_PANELS
 from tune.results import Writer, create_experiment, load
 
+pytestmark = pytest.mark.browser
+
 MakeLake = Callable[..., Path]
 Open = Callable[..., Any]
 

@@ -118,6 +118,7 @@ def ask(address: str, path: str = "/", *, method: str = "GET", body: str = "", *
 # -------------------------------------------------------------------------------------------------------------------- in a browser
 
 
+@pytest.mark.browser
 def test_every_panel_is_drawn_readable_and_accessible(make_lake: MakeLake, serve: Serve, visit: Open) -> None:
     make_lake("one", dataset="hippocampus", trials=3)
     make_lake("two", dataset="phantom", trials=3)
@@ -145,6 +146,7 @@ def test_every_panel_is_drawn_readable_and_accessible(make_lake: MakeLake, serve
     assert "of 3 trials running" in page.inner_text("#status")
 
 
+@pytest.mark.browser
 def test_the_page_follows_a_search_and_keeps_what_the_user_did(make_lake: MakeLake, serve: Serve, visit: Open) -> None:
     root = make_lake("first", trials=24)
     page = visit(serve(root))
@@ -192,6 +194,7 @@ def test_the_page_follows_a_search_and_keeps_what_the_user_did(make_lake: MakeLa
     page.wait_for_function("document.querySelector('#status').textContent.includes('best validation Dice')")
 
 
+@pytest.mark.browser
 def test_an_empty_lake_waits_and_hostile_names_are_text(tmp_path: Path, serve: Serve, visit: Open) -> None:
     page = visit(serve(tmp_path))
     page.get_by_role("heading", name="No search has written here yet").wait_for()
@@ -217,6 +220,7 @@ def test_an_empty_lake_waits_and_hostile_names_are_text(tmp_path: Path, serve: S
 # ------------------------------------------------------------------------------------------------------------ who may look, and how
 
 
+@pytest.mark.browser
 def test_bound_elsewhere_it_asks_for_its_token(make_lake: MakeLake, serve: Serve, visit: Open) -> None:
     printed = serve(make_lake(trials=2), "--host", "0.0.0.0")
     path, token = "/" + printed.rpartition("/")[2], printed.partition("?token=")[2]

@@ -177,7 +177,7 @@ def test_the_real_images(monuseg_folder: Path) -> None:
 def monuseg_folder() -> Path:
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "MoNuSeg"
     if not folder.is_dir():
-        pytest.skip(f"the MoNuSeg samples are not here ({folder})")
+        pytest.skip(f"the MoNuSeg samples are not in {folder}")
     return folder
 
 

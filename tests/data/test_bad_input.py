@@ -6,9 +6,7 @@ What S3 answers to a wrong address is tested in test_remote.py.
 import gzip
 import json
 import os
-import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -21,10 +19,14 @@ import numpy as np
 import pytest
 import tifffile
 from own_folders import LPI, decathlon, mask, nnunet, picture, save, two_folders, volume, volume_label
+from patience import limit, run
 from PIL import Image
 
+from cdal import train
+from cdal.data import __main__ as data
 from cdal.data import open_dataset
 from cdal.errors import InputError
+from tune import search
 
 ROOT = Path(__file__).resolve().parents[2]
 XML = "<Annotations><Annotation><Regions><Region><Vertices>{}</Vertices></Region></Regions></Annotation></Annotations>"
@@ -443,22 +445,6 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
 }
 
 
-@contextmanager
-def alarm(seconds: int) -> Iterator[None]:
-    """End a test that hangs."""
-
-    def ring(*_: object) -> None:
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def check_sentence(message: str, file: str, words: str) -> None:
     assert file in message
     assert words in message
@@ -475,7 +461,7 @@ def test_bad_input_is_one_sentence_that_names_the_file(tmp_path: Path, kind: str
     folder = build(tmp_path / "folder")
     assert open_dataset(name, folder).ids  # sound before
     harm(folder)
-    with alarm(60), pytest.raises(InputError) as caught:
+    with limit(60), pytest.raises(InputError) as caught:
         open_dataset(name, folder)
     check_sentence(str(caught.value), file, words)
 
@@ -523,49 +509,49 @@ def test_an_opaque_alpha_channel_is_allowed(tmp_path: Path) -> None:
     assert np.array_equal(open_dataset("own", folder).case("case_2").image[:, 0].numpy(), picture(2, colours=3).transpose(2, 0, 1))
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, timeout=300, env=environment)
-
-
-COMMANDS: dict[str, tuple[str, list[str | Path]]] = {
-    "train own": ("images", ["-m", "cdal.train", "--dataset", "own", "--data", "folder", "--out", "out"]),
-    "train hippocampus": ("hippocampus", ["-m", "cdal.train", "--dataset", "hippocampus", "--data", "folder", "--out", "out"]),
-    "search": (
-        "hippocampus",
-        [ROOT / "tune" / "search.py", "--dry-run", "--dataset", "hippocampus", "--data", "folder", "--storage", "out"],
-    ),
-    "inspect": ("decathlon", ["-m", "cdal.data", "inspect", "folder", "--out", "out"]),
+Command = Callable[[list[str]], int]
+SEARCH = ["--dry-run", "--dataset", "hippocampus", "--data", "folder", "--storage", "out"]
+COMMANDS: dict[str, tuple[str, Command, list[str]]] = {
+    "train own": ("images", train.main, ["--dataset", "own", "--data", "folder", "--out", "out"]),
+    "train hippocampus": ("hippocampus", train.main, ["--dataset", "hippocampus", "--data", "folder", "--out", "out"]),
+    "search": ("hippocampus", search.main, SEARCH),
+    "inspect": ("decathlon", data.main, ["inspect", "folder", "--out", "out"]),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_tell_it_and_exit_with_2(tmp_path: Path, command: str) -> None:
-    base, arguments = COMMANDS[command]
+def test_commands_tell_it_and_exit_with_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base, main, arguments = COMMANDS[command]
     folder = BUILD[base][1](tmp_path / "folder")
     if base == "images":
         cut(folder / "masks" / "case_2.png")
     else:
         (folder / "dataset.json").write_text("{")
     before = sorted(tmp_path.rglob("*"))
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    check_sentence(done.stderr.strip(), "masks/case_2.png" if base == "images" else "dataset.json", "read")
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    check_sentence(told.strip(), "masks/case_2.png" if base == "images" else "dataset.json", "read")
+    if command == "search":
+        done = run([sys.executable, ROOT / "tune" / "search.py", *arguments], cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (2, told)
     assert sorted(tmp_path.rglob("*")) == before  # nothing was written
 
 
-def test_damaged_volumes_are_all_told_by_inspect(tmp_path: Path) -> None:
+def test_damaged_volumes_are_all_told_by_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = decathlon(tmp_path / "folder", count=8)
     for number, harm in enumerate((cut, append_zeros, huge_header, loop, become_folder)):
         harm(folder / "imagesTr" / f"case_{number}.nii.gz")
     save(folder / "labelsTr" / "case_5.nii.gz", label_with(7))
     nibabel.save(nibabel.Nifti1Image(hole(np.nan), LPI), folder / "imagesTr" / "case_6.nii.gz")
-    done = run("-m", "cdal.data", "inspect", "folder", "--out", "sheet.html", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    assert data.main(["inspect", str(folder), "--out", str(tmp_path / "sheet.html")]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
     for number in range(7):
-        assert f"case_{number}.nii.gz" in done.stdout
-    assert "case_7.nii.gz" not in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+        assert f"case_{number}.nii.gz" in printed.out
+    assert "case_7.nii.gz" not in printed.out
+    assert "Traceback" not in printed.out + printed.err

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from decoding import Decoder, make_sources
+from patience import finish
+from patience import run as run_to_its_end
 
 from cdal.caching import cache_folder
 from cdal.data import Case, Source
@@ -56,8 +58,7 @@ def assert_same(ours: Sequence[Case], theirs: Sequence[Case]) -> None:
 
 def run(cache: Path, accident: str) -> subprocess.CompletedProcess[str]:
     """Open the cases in a process that meets with an accident."""
-    command = [sys.executable, SCRIPT, cache.parents[1], accident]
-    return subprocess.run(command, input="go\n", capture_output=True, text=True, timeout=120, check=False)
+    return run_to_its_end([sys.executable, SCRIPT, cache.parents[1], accident], stdin=subprocess.DEVNULL)
 
 
 def test_cases_are_decoded_once(cache: Path, sources: list[Source], decoder: Decoder) -> None:
@@ -183,9 +184,10 @@ def test_a_file_written_to_twice_within_a_moment(cache: Path, sources: list[Sour
         assert_same(load_cases(sources, decoder, RECIPE), [Decoder().decode(source) for source in sources])
 
 
+@pytest.mark.long
 def test_processes_that_start_at_once_decode_once(cache: Path, sources: list[Source], decoder: Decoder) -> None:
     command = [sys.executable, SCRIPT, cache.parents[1]]
-    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     for worker in workers:
         assert worker.stdout
         assert worker.stdout.readline() == "ready\n"
@@ -193,7 +195,7 @@ def test_processes_that_start_at_once_decode_once(cache: Path, sources: list[Sou
         assert worker.stdin
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    assert {worker.communicate(timeout=120)[0] for worker in workers} == {"6 cases\n"}
+    assert {finish(worker) for worker in workers} == {"6 cases\n"}
     assert sorted(decoder.log) == names(sources)
 
 

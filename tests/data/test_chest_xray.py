@@ -291,7 +291,7 @@ def test_random_damage_is_never_anything_but_an_input_error(kaggle: Path) -> Non
 def lung_folder() -> Path:
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "Lung"
     if not folder.is_dir():
-        pytest.skip(f"the chest X-ray samples are not here ({folder})")
+        pytest.skip(f"the chest X-ray samples are not in {folder}")
     return folder
 
 

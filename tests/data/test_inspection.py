@@ -2,7 +2,6 @@
 
 import base64
 import re
-import subprocess
 import sys
 from html.parser import HTMLParser
 from io import BytesIO
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from own_folders import decathlon, mask, picture, save, two_folders, volume, volume_label
+from patience import run
 from PIL import Image
 
 from cdal.data.__main__ import main
@@ -206,14 +206,15 @@ def test_where_the_page_goes(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert printed.err == ""
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As users start it: the default page lies in the current folder, and help explains."""
     folder = two_folders(tmp_path / "mine")
-    done = subprocess.run([sys.executable, "-m", "cdal.data", "inspect", folder], cwd=tmp_path, capture_output=True, text=True)
+    done = run([sys.executable, "-m", "cdal.data", "inspect", folder], cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "inspection.html").is_file()
-    explained = subprocess.run([sys.executable, "-m", "cdal.data", "--help"], capture_output=True, text=True, check=True)
-    assert "python -m cdal.data inspect MyData" in explained.stdout
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "python -m cdal.data inspect MyData" in capsys.readouterr().out
 
 
 def test_the_real_volumes(hippocampus_folder: Path) -> None:

@@ -336,7 +336,7 @@ def test_random_damage_is_never_anything_but_an_input_error(tmp_path: Path) -> N
 def monuseg_folder() -> Path:
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "MoNuSeg"
     if not folder.is_dir():
-        pytest.skip(f"the MoNuSeg samples are not here ({folder})")
+        pytest.skip(f"the MoNuSeg samples are not in {folder}")
     return folder
 
 

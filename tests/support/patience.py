@@ -7,9 +7,11 @@ all time counts, five times slower.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,24 @@ class Patience:
         before, now = self._stalled, _stalled()
         counted = whole / 5 if before is None or now is None else whole - (now - before)
         return counted > self._seconds or whole > _LONGEST * self._seconds
+
+
+@contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """End what hangs in this process."""
+    patience = Patience(seconds)
+
+    def look(*_: object) -> None:
+        if patience.over:
+            raise TimeoutError(f"it hangs: no end after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 1, 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _stalled() -> float | None:

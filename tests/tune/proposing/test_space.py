@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from cdal.errors import InputError
 from cdal.plain_yaml import read_yaml_with_lines
 from tune.proposing import Space, from_optuna, to_optuna
 from tune.proposing.space import FOLDER, load, parse, shipped
+from tune.search import main
 
-ROOT = Path(__file__).resolve().parents[3]
 GOOD = """
 dataset: {name: phantom, size: 16}
 preset: hippocampus
@@ -204,14 +202,14 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path, data: bytes, expecte
         (WRONG["binary"][0], "line 12: the character"),
     ],
 )
-def test_the_command_refuses_a_wrong_file(tmp_path: Path, text: str, expected: str) -> None:
+def test_the_command_refuses_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, expected: str) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(text)
-    command = [sys.executable, "tune/search.py", "--space", str(path), "--storage", str(tmp_path / "results")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {path}, {expected}")
-    assert done.stderr.count("\n") == 1
+    assert main(["--space", str(path), "--storage", str(tmp_path / "results")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"error: {path}, {expected}")
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "results").exists()
 
 
