@@ -8,28 +8,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hosts as hosts_module
+import lean
 import pandas as pd
+import patience
 import pytest
 from data_centre import ENVIRONMENT
 from hosts import HOME, SSH_KEY, Hosts, address
-from patience import wait_for
-from searches import tiny, trials
+from searches import start, tiny, trials
 
+from cdal.training import LAST, history
 from tune.results import load
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(hosts_module.missing() is not None, reason=str(hosts_module.missing()))
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.hosts,
+    pytest.mark.skipif(hosts_module.missing() is not None, reason=str(hosts_module.missing())),
+]
 
 # Every trial is known beforehand, and trained to its end: what is found does not depend on who was first.
 ORDERLESS = "--sampler random --scheduler none --min-improvement 0 --seed 3"
+
+# Threads of a process that has fewer CPUs than it thinks do not spin.
+SMALL = {"OMP_WAIT_POLICY": "PASSIVE"} | lean.ENVIRONMENT
 
 
 class Lab:
@@ -55,11 +66,17 @@ class Lab:
     def _ray(self, verb: str, *arguments: object) -> list[object]:
         return [Path(sys.executable).parent / "ray", verb, self.file, *arguments]
 
-    def search(self, options: str) -> subprocess.Popen[str]:
-        """Start a search on the head, through `ray exec`."""
+    @contextmanager
+    def search(self, options: str) -> Iterator[subprocess.Popen[str]]:
+        """A search on the head, through `ray exec`; it ends with the block."""
         command = f"cd cdal-search && python tune/search.py --address auto --storage $LAKE {options} 2>&1 | cat"
         call = self.hosts.on(0, *self._ray("exec", command), folder=ROOT, env=self._environment)
-        return subprocess.Popen(call, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(call, text=True, start_new_session=True, **streams)
+        try:
+            yield process
+        finally:
+            patience.end(process)
 
 
 def processes(hosts: Hosts, host: int) -> list[str]:
@@ -67,9 +84,9 @@ def processes(hosts: Hosts, host: int) -> list[str]:
     return hosts.run(host, "ps", "-eo", "args", "--no-headers").splitlines()
 
 
-def trains(hosts: Hosts, host: int) -> bool:
-    """Whether a trial is on the host."""
-    return any(line.startswith("ray::CdalTrial") for line in processes(hosts, host))
+def has(hosts: Hosts, host: int, name: str) -> bool:
+    """Whether a process whose command line has this in it is on the host."""
+    return any(name in line for line in processes(hosts, host))
 
 
 def rays(hosts: Hosts) -> list[str]:
@@ -79,16 +96,11 @@ def rays(hosts: Hosts) -> list[str]:
 
 def wait(until: Callable[[], object], seconds: float = 300) -> None:
     """Look now and then, as every look is a command on some host."""
-    wait_for(until, seconds, every=0.5)
+    patience.wait_for(until, seconds, every=0.5)
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 600) -> str:
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        pytest.fail(f"still running after {seconds} s:\n{output}")
+def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
+    output = patience.finish(process, seconds)
     assert process.returncode == 0, output
     return output
 
@@ -98,8 +110,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """Three nodes, ready to be set up, and where the user sits, with a token."""
     folder = tmp_path_factory.mktemp("hosts")
     share = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
-    # A host that is cut off is given up sooner, and threads of machines with more CPUs than are here do not spin.
-    small = {"RAY_health_check_failure_threshold": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    small = SMALL | {"RAY_health_check_failure_threshold": "2"}  # a host that is cut off is given up sooner
     with Hosts(folder, share, nodes=3, environment=ENVIRONMENT | small) as made:
         files = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
         environment = f"{HOME}/.cdal-search/venv-{hashlib.sha256(b''.join(files)).hexdigest()[:16]}"
@@ -115,19 +126,28 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 # --- SSH hosts ---
 
+NODES = 1, 2  # of the hosts
+
 
 @pytest.fixture(scope="module")
 def onprem(hosts: Hosts) -> Lab:
+    """Two of the hosts, as owners of machines have them."""
     lab = Lab(hosts, "onprem", {})
-    changes = {"192.168.1.11": address(1), "[192.168.1.12, 192.168.1.13]": f"[{address(2)}, {address(3)}]"}
+    changes = {"192.168.1.11": address(NODES[0]), "[192.168.1.12, 192.168.1.13]": f"[{address(NODES[1])}]"}
     changes |= {"ssh_user: trainer": "ssh_user: root", "~/.ssh/id_ed25519": SSH_KEY, "/shared/results": str(lab.lake)}
     lab.edit("cluster/onprem.yaml", changes)
     return lab
 
 
+def assert_one_cluster(lab: Lab) -> None:
+    """Both hosts are in it, sooner or later."""
+    wait(lambda: all(has(lab.hosts, node, "raylet/raylet") for node in NODES))  # is seen at less cost than what follows
+    wait(lambda: "2 local.cluster.node" in lab.ray("exec", "ray status"))
+
+
 def test_ray_up_makes_one_cluster_of_all_hosts(onprem: Lab) -> None:
     onprem.ray("up", "-y")
-    wait(lambda: "3 local.cluster.node" in onprem.ray("exec", "ray status"))
+    assert_one_cluster(onprem)
 
 
 def test_strangers_are_turned_away(onprem: Lab) -> None:
@@ -136,57 +156,41 @@ def test_strangers_are_turned_away(onprem: Lab) -> None:
     join = f"import ray; ray.init('{address(1)}:6379', log_to_driver=False); print('joined', len(ray.nodes()))"
     for settings, welcome in ({"RAY_AUTH_MODE": "disabled"}, False), ({}, True):
         known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{HOME}/.cdal-search/secret/token"}
-        call = onprem.hosts.on(2, "timeout", "120", python, "-c", join, env=known | settings)
-        assert ("joined" in subprocess.run(call, capture_output=True, text=True).stdout) is welcome
+        call = onprem.hosts.on(2, python, "-c", join, env=known | settings)
+        assert ("joined" in patience.run(call).stdout) is welcome
 
 
-def test_a_search_on_three_hosts_finds_what_one_machine_finds(onprem: Lab, tmp_path: Path) -> None:
-    options = f"--name same --space {tiny(onprem.folder)} --trials 6 --max-concurrent 3 --cpus-per-worker 1 {ORDERLESS}"
-    spread = onprem.search(options)
-    alone = subprocess.Popen([sys.executable, "tune/search.py", "--storage", tmp_path, *options.split()], cwd=ROOT)
-    assert "leaderboard/index.html" in finish(spread)
-    assert alone.wait(timeout=300) == 0
+def test_a_search_that_loses_a_host_finds_what_one_machine_finds(
+    onprem: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
+    cpus = (os.cpu_count() or 1) // 2 + 1  # a trial leaves no room for another one on its host
+    space = tiny(onprem.folder, epochs=4, steps=4)
+    options = f"--name same --space {space} --trials 3 --cpus-per-worker {cpus} {ORDERLESS}"
+
+    def checkpoints() -> list[Path]:
+        return sorted(onprem.lake.glob(f"same/tune/*/{LAST}"))
+
+    with onprem.search(options) as search:
+        patience.wait_for(lambda: len(checkpoints()) >= 2 or search.poll() is not None, 300)  # of two trials at once, one a host
+        with onprem.hosts.away(2):
+            known = [(path.parent.name, report) for path in checkpoints() for report in history(path.parent)]
+            before = {(trial, report.epoch): report.values["train_seconds"] for trial, report in known}
+            alone = finish(start("--storage", tmp_path, *options.split()))
+            for output in alone, finish(search):
+                assert "leaderboard/index.html" in output
     found, expected = trials(onprem.lake, "same"), trials(tmp_path, "same")
-    assert found["status"].tolist() == ["finished"] * 6
-    assert found["host"].nunique() >= 2
+    assert found["status"].tolist() == ["finished"] * 3
+    assert found["host"].tolist() == ["host1"] * 3
     figures = ["trial_id", *(name for name in found if name.startswith("config.")), "validation_dice", "final_dice"]
     pd.testing.assert_frame_equal(found[figures], expected[figures], check_exact=True)
 
-
-def test_one_model_is_trained_by_two_hosts(onprem: Lab) -> None:
-    hosts = onprem.hosts
-    options = f"--name wide --space {tiny(onprem.folder)} --trials 1 --workers-per-trial 2 --cpus-per-worker 2"
-    search = onprem.search(f"{options} {ORDERLESS}")
-    wait(lambda: sum(any("RayTrainWorker" in line for line in processes(hosts, node)) for node in hosts.nodes) == 2)
-    finish(search)
-    (trial,) = trials(onprem.lake, "wide").to_dict("records")
-    assert (trial["status"], trial["workers"], trial["epochs"]) == ("finished", 2, 3)
-
-
-def test_when_a_host_is_lost_its_trials_go_on_elsewhere(onprem: Lab) -> None:
-    hosts = onprem.hosts
-    space = tiny(onprem.folder, epochs=5, steps=8)
-    search = onprem.search(f"--name lost --space {space} --trials 12 --max-concurrent 3 --cpus-per-worker 1 {ORDERLESS}")
-    trained: dict[tuple[str, int], set[float]] = {}
-
-    def rows() -> int:
-        """Epochs that the lake has; as it keeps the newest row only, look often."""
-        if (onprem.lake / "lost").is_dir():
-            for row in load(onprem.lake).metrics(["train_seconds"]).to_pylist():
-                if row["experiment"] == "lost":
-                    trained.setdefault((row["trial_id"], row["epoch"]), set()).add(row["train_seconds"])
-        return len(trained)
-
-    wait(lambda: rows() >= 10 and trains(hosts, 3), seconds=400)
-    hosts.cut(3)
-    wait(lambda: rows() >= 0 and search.poll() is not None, seconds=600)
-    hosts.mend(3)
-    assert "leaderboard/index.html" in finish(search)
-    wait(lambda: "3 local.cluster.node" in onprem.ray("exec", "ray status"))  # Ray has started it again
-    assert trials(onprem.lake, "lost")["status"].tolist() == ["finished"] * 12
-    assert rows() == 12 * 5
-    repeated = [trial for (trial, _), times in trained.items() for _ in range(len(times) - 1)]
-    assert all(repeated.count(trial) <= 1 for trial in repeated)  # the epoch since its checkpoint
+    epochs = load(onprem.lake).metrics().to_pandas().set_index(["trial_id", "epoch"])["train_seconds"]
+    assert len(epochs) == 3 * 4
+    assert {trial for trial, _ in before} >= set(found["trial_id"][:2])
+    assert before.items() <= epochs.to_dict().items()  # none of them was trained a second time
+    assert_one_cluster(onprem)  # Ray has started the lost host again
 
 
 def test_ray_down_ends_all_work(onprem: Lab) -> None:
@@ -194,25 +198,30 @@ def test_ray_down_ends_all_work(onprem: Lab) -> None:
     onprem.ray("down", "-y")
     working = re.compile(r"raylet/raylet|gcs_server|ray::(CdalTrial|IDLE|_)")
     wait(lambda: not any(working.search(line) for line in rays(onprem.hosts)))
-    for node in onprem.hosts.nodes:
+    for node in NODES:
         onprem.hosts.run(node, "bash", "-c", ". ~/.cdal-search/environment.sh && ray stop --force")
     assert rays(onprem.hosts) == []
 
 
 # --- AWS ---
 
-READ = """
-import json, boto3
-ec2 = boto3.client("ec2")
-instances = [found for group in ec2.describe_instances()["Reservations"] for found in group["Instances"]]
-groups = {group["GroupId"]: group for group in ec2.describe_security_groups()["SecurityGroups"]}
-print(json.dumps({"instances": instances, "groups": groups, "pairs": ec2.describe_key_pairs()["KeyPairs"]}, default=str))
+ANSWER = """
+import json, pathlib, re, sys
+import boto3
+
+ec2, iam, s3 = map(boto3.client, ("ec2", "iam", "s3"))
+
+def instances():
+    return [found for group in ec2.describe_instances()["Reservations"] for found in group["Instances"]]
+
+for line in sys.stdin:
+    answer = None
+    exec(json.loads(line))
+    print(json.dumps(answer, default=str), flush=True)
 """
 ACCOUNT = r"""
-import pathlib, re, boto3
-boto3.client("s3").create_bucket(Bucket="my-bucket")
+s3.create_bucket(Bucket="my-bucket")
 lake, launch = re.findall(r"```json\n(.*?)```", pathlib.Path("docs/aws.md").read_text(), re.S)
-iam = boto3.client("iam")
 for role, policies in {"cdal-search-head": {"lake": lake, "launch": launch}, "cdal-search-worker": {"lake": lake}}.items():
     trust = re.search(r"trust.json <<END\n(.*?)END", pathlib.Path("docs/aws.md").read_text(), re.S)[1]
     iam.create_role(RoleName=role, AssumeRolePolicyDocument=trust)
@@ -223,8 +232,7 @@ for role, policies in {"cdal-search-head": {"lake": lake, "launch": launch}, "cd
 """
 LAKE = """
 from tune.results import load
-table = load("s3://my-bucket/cdal-search").trials().to_pandas()
-print(table[["trial_id", "status", "epochs"]].to_json(orient="records"))
+answer = load("s3://my-bucket/cdal-search").trials().select(["status", "workers", "epochs"]).to_pylist()
 """
 
 
@@ -233,28 +241,33 @@ class Account:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        call = lab.hosts.on(0, sys.executable, "-c", ANSWER, folder=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)})
+        self._mind = subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, script: str) -> Any:
-        """What a script prints as JSON, run where the user sits."""
-        call = self.lab.hosts.on(0, sys.executable, "-c", script, folder=ROOT, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)})
-        done = subprocess.run(call, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout or "null")
+        """The `answer` of a script, run where the user sits, always in the same process, as imports take long."""
+        assert self._mind.stdin is not None
+        assert self._mind.stdout is not None
+        self._mind.stdin.write(json.dumps(script) + "\n")
+        self._mind.stdin.flush()
+        return json.loads(self._mind.stdout.readline())
+
+    def close(self) -> None:
+        """Ask no more."""
+        patience.finish(self._mind)
 
     def running(self, profile: str = "") -> list[dict[str, Any]]:
         """Instances that run, of all or of one profile."""
         return [
             found
-            for found in self.ask(READ)["instances"]
+            for found in self.ask("answer = instances()")
             if found["State"]["Name"] == "running" and found["IamInstanceProfile"]["Arn"].endswith(profile)
         ]
 
     def host(self, instance: dict[str, Any]) -> int:
-        """The host that is an instance."""
-        for host in self.lab.hosts.nodes:
-            if f"{instance['PrivateIpAddress']}/32" in self.lab.hosts.run(host, "ip", "address"):
-                return host
-        raise AssertionError(f"no host is {instance['InstanceId']}")
+        """The host that is an instance; 0 as long as none is."""
+        addresses = {host: self.lab.hosts.run(host, "ip", "address") for host in self.lab.hosts.nodes}
+        return next((host for host, text in addresses.items() if f"{instance['PrivateIpAddress']}/32" in text), 0)
 
 
 def tags(instance: dict[str, Any]) -> dict[str, str]:
@@ -275,21 +288,21 @@ def account(hosts: Hosts) -> Iterator[Account]:
     made = Account(lab)
     made.ask(ACCOUNT)
     yield made
-    process.kill()
-    process.wait()
+    made.close()
+    patience.end(process)
 
 
 def test_ray_up_makes_a_head_on_aws_and_nothing_else(account: Account) -> None:
     account.lab.ray("up", "-y")
-    found = account.ask(READ)
     (head,) = account.running()
     assert (head["InstanceType"], head.get("InstanceLifecycle")) == ("m7i.large", None)
     assert head["IamInstanceProfile"]["Arn"].endswith("/cdal-search-head")
     assert head["MetadataOptions"]["HttpTokens"] == "required"
     assert tags(head)["Project"] == tags(head)["ray-cluster-name"] == "cdal-search"
-    (pair,) = found["pairs"]
+    (pair,) = account.ask("answer = ec2.describe_key_pairs()['KeyPairs']")
     assert head["KeyName"] == pair["KeyName"] == "ray-autoscaler_us-east-1"
-    (group,) = [found["groups"][entry["GroupId"]] for entry in head["SecurityGroups"]]
+    groups = [entry["GroupId"] for entry in head["SecurityGroups"]]
+    (group,) = account.ask(f"answer = ec2.describe_security_groups(GroupIds={groups})['SecurityGroups']")
     assert (group["GroupName"], group["VpcId"]) == ("cdal-search", head["VpcId"])
     rules = {(rule["IpProtocol"], rule.get("FromPort")): rule for rule in group["IpPermissions"]}
     assert rules.keys() == {("tcp", 22), ("-1", None)} or rules.keys() == {("tcp", 22), ("-1", -1)}
@@ -298,28 +311,36 @@ def test_ray_up_makes_a_head_on_aws_and_nothing_else(account: Account) -> None:
     assert [peer["GroupId"] for peer in within["UserIdGroupPairs"]] == [group["GroupId"]]
 
 
-def test_trials_bring_spot_workers_and_survive_the_loss_of_one(account: Account) -> None:
+def test_a_model_is_trained_by_two_spot_workers_that_it_brings_and_survives_the_loss_of_one(account: Account) -> None:
     hosts = account.lab.hosts
-    space = tiny(account.lab.folder, epochs=5, steps=8)
-    search = account.lab.search(f"--name spot --space {space} --trials 5 --gpus-per-worker 0 --cpus-per-worker 4 {ORDERLESS}")
-    wait(lambda: len(account.running("cdal-search-worker")) == 2, seconds=400)
-    workers = account.running("cdal-search-worker")
-    for worker in workers:
-        assert worker["InstanceType"] in ("g6.xlarge", "g5.xlarge")
-        assert worker["InstanceLifecycle"] == "spot"
-        assert tags(worker)["Project"] == "cdal-search"
-    wait(lambda: any(trains(hosts, account.host(worker)) for worker in workers), seconds=400)
-    (head,) = account.running("cdal-search-head")
-    assert not trains(hosts, account.host(head))
-    wait(lambda: any((row["epochs"] or 0) >= 1 for row in account.ask(LAKE)), seconds=400)
-    lost = next(worker for worker in workers if trains(hosts, account.host(worker)))
-    account.ask(f"import boto3; boto3.client('ec2').terminate_instances(InstanceIds=['{lost['InstanceId']}'])")
-    assert "leaderboard/index.html" in finish(search)
-    assert [row["status"] for row in account.ask(LAKE)] == ["finished"] * 5
+    space = tiny(account.lab.folder, epochs=3, steps=4)
+    options = f"--name spot --space {space} --trials 1 --workers-per-trial 2 --gpus-per-worker 0 --cpus-per-worker 3 {ORDERLESS}"
+
+    def all_train() -> bool:
+        """Whether there are two workers, and both train."""
+        workers = account.running("cdal-search-worker")
+        return len(workers) == 2 and all(has(hosts, account.host(worker), "RayTrainWorker") for worker in workers)
+
+    with account.lab.search(options) as search:
+        wait(lambda: all_train() or search.poll() is not None, 600)
+        workers = account.running("cdal-search-worker")
+        for worker in workers:
+            assert worker["InstanceType"] in ("g6.xlarge", "g5.xlarge")
+            assert worker["InstanceLifecycle"] == "spot"
+            assert tags(worker)["Project"] == "cdal-search"
+        (head,) = account.running("cdal-search-head")
+        assert has(hosts, account.host(head), "ray::CdalTrial")  # which only looks after them
+        assert not has(hosts, account.host(head), "RayTrainWorker")
+        listed = "str(s3.list_objects_v2(Bucket='my-bucket', Prefix='cdal-search/spot/tune/'))"
+        wait(lambda: account.ask(f"answer = {LAST!r} in {listed}"))
+        account.ask(f"ec2.terminate_instances(InstanceIds=['{workers[-1]['InstanceId']}'])")
+        assert "leaderboard/index.html" in finish(search, 600)
+    (trial,) = account.ask(LAKE)
+    assert (trial["status"], trial["workers"], trial["epochs"]) == ("finished", 2, 3)
 
 
 def test_ray_down_terminates_all_instances(account: Account) -> None:
     account.lab.ray("down", "-y")
     assert account.running() == []
-    assert {found["State"]["Name"] for found in account.ask(READ)["instances"]} <= {"terminated", "shutting-down"}
-    wait(lambda: not rays(account.lab.hosts), seconds=60)
+    assert {found["State"]["Name"] for found in account.ask("answer = instances()")} <= {"terminated", "shutting-down"}
+    wait(lambda: not rays(account.lab.hosts))

@@ -7,11 +7,17 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import lean
 import pytest
-from patience import wait_for
+from patience import finish, wait_for
 from searches import assert_whole, tiny
+
+from cdal.training import LAST
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "cluster" / "slurm.sh"
@@ -21,11 +27,14 @@ while [[ $1 == --* ]]; do
   [[ $1 == --nodelist=* ]] && echo "${1#*=} $(env | grep -c ^RAY_AUTH_TOKEN=) ${*: -1}" >>"$STEPS"
   shift
 done
-exec "$@"
+exec "$@" $([[ " $* " == *" --head "* ]] && echo "$HEAD" || echo "$NODE")
 """,
     "scontrol": """
-[ "$1 $2 $3" = "show hostnames gpu[01-02]" ] || exit 1
-printf 'gpu01\\ngpu02\\n'
+case "$*" in
+  "show hostnames gpu[01-02]") printf 'gpu01\\ngpu02\\n' ;;
+  "show hostnames gpu01") echo gpu01 ;;
+  *) exit 1 ;;
+esac
 """,
     "hostname": """echo '127.0.0.1 '""",
 }
@@ -42,39 +51,51 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     venv = tmp_path / "venv" / "bin"
     venv.mkdir(parents=True)
     (venv / "activate").write_text(f"PATH={commands}:{Path(sys.executable).parent}:$PATH\n")
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "gpu[01-02]", "SLURM_CPUS_PER_TASK": "1"}
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_CPUS_PER_TASK": "1"}
+    small = lean.ENVIRONMENT | {"HEAD": " ".join(lean.HEAD), "NODE": " ".join(lean.NODE)}
     own = {"VENV": str(venv.parent), "NAME": "tiny", "STORAGE": str(tmp_path / "results"), "STEPS": str(tmp_path / "steps")}
-    return os.environ | job | own | {"PYTHONPATH": str(ROOT)}
+    return os.environ | job | own | small | {"PYTHONPATH": str(ROOT), "COLUMNS": "400"}
 
 
-def submit(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["bash", str(SCRIPT), *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@contextmanager
+def submitted(environment: dict[str, str], nodes: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A job, which ends with the block."""
+    told: dict[str, Any] = {"cwd": ROOT, "env": environment | {"SLURM_JOB_NODELIST": nodes}, "start_new_session": True}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    job = subprocess.Popen(["bash", str(SCRIPT), *arguments], text=True, **told, **streams)
+    try:
+        yield job
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGTERM)
+            finish(job)
 
 
+@pytest.mark.ray
 def test_a_search_that_is_told_to_end_goes_on_with_the_same_command(slurm: dict[str, str], tmp_path: Path) -> None:
-    arguments = ["--space", str(tiny(tmp_path, epochs=2)), "--trials", "4", "--max-concurrent", "1", "--min-improvement", "0"]
-
-    job = submit(slurm, *arguments)
+    arguments = ["--space", str(tiny(tmp_path, epochs=2)), "--trials", "2", "--max-concurrent", "1", "--min-improvement", "0"]
     storage = Path(slurm["STORAGE"])
-    wait_for(lambda: list(storage.glob("tiny/metrics/*.parquet")) or job.poll() is not None, 150)
-    job.send_signal(signal.SIGTERM)  # as `--signal=B:TERM@300` has it sent to the script alone
-    output, _ = job.communicate(timeout=60)
+
+    with submitted(slurm, "gpu[01-02]", *arguments) as job:
+        wait_for(lambda: list(storage.glob(f"tiny/tune/*/{LAST}")) or job.poll() is not None, 300)
+        job.send_signal(signal.SIGTERM)  # as `--signal=B:TERM@300` has it sent to the script alone
+        output = finish(job)
     assert job.returncode == 130, output
     assert "interrupted; all results are saved" in output
     assert f"go on with the same sbatch command, or: scontrol requeue {slurm['SLURM_JOB_ID']}" in output
-    assert re.search(r"all-reduce +gloo between 2 nodes", output), output
+    assert re.search(r"storage +\S+: written, read and deleted by 2 nodes", output), output
+    assert re.search(r"all-reduce +gloo between 2 nodes, 64 MiB", output), output
+    assert re.search(r"access +only with Ray's token", output), output
 
-    job = submit(slurm, *arguments)
-    output, _ = job.communicate(timeout=240)
+    with submitted(slurm, "gpu01", *arguments) as job:  # the other node is not free
+        output = finish(job, 300)
     assert job.returncode == 0, output
     assert "--resume tiny" in output
     assert Path(output.strip().splitlines()[-1]).is_file()
-    assert_whole(storage, "tiny", 4, epochs=2)
+    assert_whole(storage, "tiny", 2, epochs=2)
 
     steps = [line.split() for line in Path(slurm["STEPS"]).read_text().splitlines()]
-    assert [step[:2] for step in steps] == [["gpu01", "1"], ["gpu02", "1"]] * 2  # one step a node, with the token
+    assert [step[:2] for step in steps] == [["gpu01", "1"], ["gpu02", "1"], ["gpu01", "1"]]  # one step a node, with the token
     assert not Path(f"/tmp/ray-{slurm['SLURM_JOB_ID']}").exists()
 
 

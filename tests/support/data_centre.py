@@ -86,7 +86,7 @@ def main() -> None:
     sys.stdout.flush()
     while True:
         centre.look()
-        time.sleep(0.5)
+        time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 with Hosts(folder, share=[ROOT], nodes=3) as hosts:
     hosts.run(0, "ray", "up", "-y", "cluster.yaml")   # host 0 is where the user sits
-    hosts.cut(2)                                       # its link goes down
+    with hosts.away(2):
+        ...                                            # its link is down
 
 The files of this machine are seen by all, but what a host writes below its home, /tmp, /run and /dev/shm is its own; `folder` and
 `share` are seen by all where they are. Everything lives in a namespace of network and processes whose first process ends with its
@@ -18,11 +19,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import patience
 
 BRIDGE, NETWORK = "machines", "10.78.0"
 HOME = "/mnt/home"
@@ -89,9 +93,7 @@ class Hosts:
 
     def close(self) -> None:
         """End everything."""
-        assert self._world.stdin is not None
-        self._world.stdin.close()
-        self._world.wait(timeout=30)
+        patience.finish(self._world)  # which closes its standard input
 
     @property
     def first_processes(self) -> list[int]:
@@ -112,13 +114,15 @@ class Hosts:
         """Run a command on a host; its output, error output included."""
         return run(self.on(host, *command, **more), seconds)
 
-    def cut(self, host: int) -> None:
-        """Take the host's link down."""
-        run(self.around("ip", "link", "set", f"link{host}", "down"))
-
-    def mend(self, host: int) -> None:
-        """Bring the host's link up again."""
-        run(self.around("ip", "link", "set", f"link{host}", "up"))
+    @contextmanager
+    def away(self, host: int) -> Iterator[None]:
+        """Its link is down meanwhile."""
+        link = "ip", "link", "set", f"link{host}"
+        run(self.around(*link, "down"))
+        try:
+            yield
+        finally:
+            run(self.around(*link, "up"))
 
 
 def address(host: int) -> str:
@@ -132,19 +136,9 @@ def run(command: Sequence[str], seconds: float = 60) -> str:
     Raises:
         AssertionError: it failed, or took too long; with the output.
     """
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except BaseException as error:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise AssertionError(f"{command} still ran after {seconds} s:\n{output}") from None
-        raise
-    assert process.returncode == 0, f"{command} ended with {process.returncode}:\n{output}"
-    return output
+    done = patience.run(command, seconds, stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
 
 
 def _boot(folder: Path, share: Sequence[str], number: int, environment: dict[str, str]) -> int:
@@ -172,21 +166,20 @@ def _boot(folder: Path, share: Sequence[str], number: int, environment: dict[str
              "bash", "-c", _BOOT],
             env=os.environ | told, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
-    while True:  # `ip` and `unshare` become one process, whose child is the host's first
-        found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if found:
-            return int(found[0])
-        assert process.poll() is None, (folder / "hosts" / f"{name}.log").read_text()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    # `ip` and `unshare` become one process, whose child is the host's first.
+    patience.wait_for(lambda: children.read_text() or process.poll() is not None, every=0.01)
+    assert process.poll() is None, (folder / "hosts" / f"{name}.log").read_text()
+    return int(children.read_text().split()[0])
 
 
-def _wait_for_ssh(number: int, state: Path) -> None:
-    for _ in range(200):
-        try:
-            socket.create_connection((address(number), 22), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise RuntimeError((state / f"host{number}.log").read_text())
+def _listens(host: int) -> bool:
+    """Whether its SSH server can be reached."""
+    try:
+        socket.create_connection((address(host), 22), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _world(folder: Path, share: Sequence[str], nodes: int, environment: dict[str, str]) -> None:
@@ -210,7 +203,7 @@ def _world(folder: Path, share: Sequence[str], nodes: int, environment: dict[str
         subprocess.run(command.split(), check=True)
     first = [_boot(folder, share, number, environment) for number in range(nodes + 1)]
     for number in range(nodes + 1):
-        _wait_for_ssh(number, state)
+        patience.wait_for(partial(_listens, number))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are not kept
     sys.stdout.write(json.dumps(first) + "\n")
     sys.stdout.flush()

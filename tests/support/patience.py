@@ -6,15 +6,15 @@ all time counts, five times slower.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 _PRESSURE = Path("/proc/pressure/cpu")
 _LONGEST = 10  # times the limit, however busy the machine
@@ -71,27 +71,35 @@ def wait_for(condition: Callable[[], object], seconds: float = 120, every: float
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> str:
-    """What a process prints until it ends; the test fails, and the process is killed, where it does not end."""
-    patience = Patience(seconds)
-    while True:
-        try:
-            return process.communicate(timeout=1)[0]
-        except subprocess.TimeoutExpired:
-            if patience.over:
-                process.kill()
-                pytest.fail(f"still running after {seconds} s:\n{process.communicate()[0]}")
+    """What a process prints until it ends; it is killed, and the test fails, where it does not end or nobody waits any more."""
+    return _communicate(process, seconds)[0]
 
 
-def run(command: list[object], seconds: float = 120, **keywords: object) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[object], seconds: float = 120, **keywords: object) -> subprocess.CompletedProcess[str]:
     """A command from its start to its end, as `subprocess.run` with its output captured as text."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | keywords
     process = subprocess.Popen(list(map(str, command)), text=True, **pipes)  # type: ignore[call-overload]
+    output, errors = _communicate(process, seconds)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a process, if it still runs, and all of its group, if it leads one."""
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+    process.wait()
+
+
+def _communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
     patience = Patience(seconds)
-    while True:
-        try:
-            output, errors = process.communicate(timeout=1)
-            return subprocess.CompletedProcess(command, process.returncode, output, errors)
-        except subprocess.TimeoutExpired:
-            if patience.over:
-                process.kill()
-                pytest.fail(f"still running after {seconds} s: {command}\n{process.communicate()}")
+    try:
+        while not patience.over:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.communicate(timeout=1)
+    except BaseException:
+        end(process)
+        raise
+    end(process)
+    raise AssertionError(f"still running after {seconds} s: {process.args}\n{process.communicate()}")
