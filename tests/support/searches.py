@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 from one_process import one_process
-from patience import finish
+from patience import end, finish
 
 from cdal.errors import InputError
 from tune import search
@@ -50,10 +50,18 @@ def tiny(folder: Path, epochs: int = 3, steps: int = 2) -> Path:
     return path
 
 
-def start(*arguments: object, script: str = "tune/search.py") -> subprocess.Popen[str]:
-    command = [sys.executable, script, *map(str, arguments)]
+class Command(subprocess.Popen[str]):
+    """A command that ends with its `with` block, however that ends."""
+
+    def __exit__(self, *exception: object) -> None:
+        end(self)
+        super().__exit__(None, None, None)
+
+
+def start(*arguments: object, script: str = "tune/search.py") -> Command:
     fair = os.environ | {"RAY_worker_niceness": "0"}  # beside other tests nice workers starve
-    return subprocess.Popen(command, cwd=ROOT, env=fair, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, script, *map(str, arguments)]
+    return Command(command, cwd=ROOT, env=fair, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run(*arguments: object, script: str = "tune/search.py") -> list[str]:

@@ -32,13 +32,14 @@ def working_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.ray
 def test_a_store_that_is_away_twice_costs_no_row(tmp_path: Path, s3: Bucket, working_copies: Path) -> None:
     lake = f"{s3.address}/lake"
-    driver = start("--space", tiny(tmp_path, epochs=40), "--trials", 4, "--storage", lake, "--name", "first", "--scheduler", "none")
-    for _ in range(2):
-        seen = rows_of(lake, "metrics")
-        wait_for(lambda seen=seen: rows_of(lake, "metrics") > seen)
-        with s3.service.away():
-            time.sleep(30)
-    output = finish(driver)
+    arguments = ("--space", tiny(tmp_path, epochs=40), "--trials", 4, "--storage", lake, "--name", "first", "--scheduler", "none")
+    with start(*arguments) as driver:
+        for _ in range(2):
+            seen = rows_of(lake, "metrics")
+            wait_for(lambda seen=seen: rows_of(lake, "metrics") > seen)
+            with s3.service.away():
+                time.sleep(30)
+        output = finish(driver)
     assert driver.returncode == 0, output
     assert_whole(lake, "first", 4, epochs=40)
     best = trials(lake, "first")["checkpoint"]
