@@ -165,13 +165,16 @@ class Machine:
         self.kept = self.home / ".cdal-search"
         (self.project / "cluster").mkdir(parents=True)
         self.packages.mkdir()
-        self.offer("1.0")
+        self.constrain("1.0")
         (self.home / ".bashrc").write_text("return  # as many do where nobody types\n")
         shutil.copy(ROOT / "cluster/setup_node.sh", self.project / "cluster")
-        (self.project / "constraints.txt").write_text("torch==1.0\n")
         (self.project / "pyproject.toml").write_text(
             '[project]\ndependencies = ["torch"]\n[project.optional-dependencies]\ncluster = ["torch>=1"]\n'
         )
+
+    def constrain(self, version: str) -> None:
+        """Write which version the project wants."""
+        (self.project / "constraints.txt").write_text(f"torch=={version}\n")
 
     def offer(self, version: str) -> None:
         """Publish a version of the package."""
@@ -199,32 +202,38 @@ class Machine:
         return {path.name for path in self.kept.glob("venv-*.complete")}
 
 
-def test_a_node_is_set_up_once_for_the_same_dependencies(tmp_path: Path) -> None:
-    machine = Machine(tmp_path)
-    assert machine.set_up().returncode == 0
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """It is set up; nothing more can be installed but what is offered."""
+    made = Machine(tmp_path_factory.mktemp("machine"))
+    made.offer("1.0")
+    done = made.set_up()
+    assert done.returncode == 0, done.stderr
+    (made.packages / "torch-1.0-py3-none-any.whl").unlink()
+    return made
+
+
+def test_a_node_is_set_up_once_for_the_same_dependencies(machine: Machine) -> None:
     shown = machine.shell('python -c "import torch; print(torch.__file__)"; echo $RAY_AUTH_MODE; echo $LAKE; echo $PYTHONPATH')
     assert shown[0].startswith(str(machine.kept.resolve()))
     assert shown[1:] == ["token", "s3://bucket/prefix", str(machine.project)]
     assert machine.shell("echo $RAY_AUTH_TOKEN_PATH") == [str(machine.kept / "secret/token")]
 
-    shutil.rmtree(machine.packages)  # nothing could be installed now
-    (first,) = machine.environments
+    before = machine.environments
     assert machine.set_up(lake="/shared/results").returncode == 0
-    assert machine.environments == {first}
+    assert machine.environments == before
     assert machine.shell("echo $LAKE") == ["/shared/results"]
     assert (machine.home / ".bashrc").read_text().count("environment.sh") == 1
 
 
-def test_other_dependencies_are_another_environment_and_half_of_one_is_none(tmp_path: Path) -> None:
-    machine = Machine(tmp_path)
-    assert machine.set_up().returncode == 0
-    before = machine.environments
-    (machine.project / "constraints.txt").write_text("torch==2.0\n")
+def test_other_dependencies_are_another_environment_and_half_of_one_is_none(machine: Machine) -> None:
+    (before,) = machine.environments
+    machine.constrain("2.0")
     failed = machine.set_up()
     assert failed.returncode != 0
     assert "torch" in failed.stderr
-    assert machine.environments == before
-    assert machine.shell("readlink ~/.cdal-search/venv") == [str(machine.kept / next(iter(before)).removesuffix(".complete"))]
+    assert machine.environments == {before}
+    assert machine.shell("readlink ~/.cdal-search/venv") == [str(machine.kept / before.removesuffix(".complete"))]
     machine.offer("2.0")
     assert machine.set_up().returncode == 0
     assert len(machine.environments) == 2
