@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from s3 import Bucket, S3Service
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -56,9 +58,19 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture(scope="session")
 def _s3_service() -> Iterator[S3Service]:
-    service = S3Service()
-    yield service
-    service.stop()
+    """One service; what botocore knows of S3 is read from its files once, and not for every client."""
+    read, known = JSONFileLoader.load_file, dict[str, Any]()
+
+    def read_once(loader: JSONFileLoader, path: str) -> Any:
+        if path not in known:
+            known[path] = read(loader, path)
+        return known[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", read_once)
+        service = S3Service()
+        yield service
+        service.stop()
 
 
 @pytest.fixture

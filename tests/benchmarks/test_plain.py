@@ -117,7 +117,8 @@ def given_draws(latents: list[Tensor], noises: list[Tensor]) -> Callable[..., Te
     return normal
 
 
-@pytest.mark.parametrize("name", [pytest.param("train_monu_rand", marks=pytest.mark.long), "train_hippo_rand"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["train_monu_rand", "train_hippo_rand"])
 def test_training_steps_equal_the_release(parity: Path, name: str) -> None:
     """Losses, gradients after every part (also those that are computed and then erased), weights and average."""
     about, io = manifest(parity)["train"][name], load_file(parity / f"{name}.safetensors")
@@ -187,13 +188,10 @@ def test_training_steps_equal_the_release(parity: Path, name: str) -> None:
 # --- In any clone ---
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "generator", "discriminator", "step"),
-    [
-        pytest.param("monuseg", 163.9, 152.4, 2805, marks=pytest.mark.long),
-        ("chest_xray", 39.8, 152.4, 2062),
-        ("hippocampus", 0.90, 2.97, 40.9),
-    ],
+    [("monuseg", 163.9, 152.4, 2805), ("chest_xray", 39.8, 152.4, 2062), ("hippocampus", 0.90, 2.97, 40.9)],
 )
 def test_does_the_work_of_the_release(name: str, generator: float, discriminator: float, step: float) -> None:
     """Billions of operations per image of a forward pass and of a step with R1, as counted in the release: no more and no less."""

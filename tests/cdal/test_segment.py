@@ -28,6 +28,8 @@ SMALL = {
     "training.steps_per_epoch": 60,
     "training.batch_size": 8,
     "loss.soft_dice": 1.0,
+    "loss.adversarial": 0.0,  # without these two, no discriminator is trained
+    "loss.attention": 0.0,
     "optimiser.lr_generator": 2e-3,
     "optimiser.beta1": 0.9,
     "evaluation.votes": 3,

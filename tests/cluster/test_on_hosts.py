@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -165,30 +164,30 @@ def test_a_search_that_loses_a_host_finds_what_one_machine_finds(
 ) -> None:
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
-    cpus = (os.cpu_count() or 1) // 2 + 1  # a trial leaves no room for another one on its host
     space = tiny(onprem.folder, epochs=4, steps=4)
-    options = f"--name same --space {space} --trials 3 --cpus-per-worker {cpus} {ORDERLESS}"
+    options = f"--name same --space {space} --trials 3 --cpus-per-worker 1 {ORDERLESS}"
 
     def checkpoints() -> list[Path]:
         return sorted(onprem.lake.glob(f"same/tune/*/{LAST}"))
 
     with onprem.search(options) as search:
-        patience.wait_for(lambda: len(checkpoints()) >= 2 or search.poll() is not None, 300)  # of two trials at once, one a host
+        begun = {"00000", "00001"}  # one on either host, as each has one CPU
+        patience.wait_for(lambda: begun <= {path.parent.name for path in checkpoints()} or search.poll() is not None, 300)
         with onprem.hosts.away(2):
             known = [(path.parent.name, report) for path in checkpoints() for report in history(path.parent)]
             before = {(trial, report.epoch): report.values["train_seconds"] for trial, report in known}
-            alone = finish(start("--storage", tmp_path, *options.split()))
+            alone = finish(start("--storage", tmp_path, "--max-concurrent", 1, *options.split()))
             for output in alone, finish(search):
                 assert "leaderboard/index.html" in output
     found, expected = trials(onprem.lake, "same"), trials(tmp_path, "same")
     assert found["status"].tolist() == ["finished"] * 3
-    assert found["host"].tolist() == ["host1"] * 3
+    assert {row.host for row in found.itertuples() if (row.trial_id, 4) not in before} == {"host1"}
     figures = ["trial_id", *(name for name in found if name.startswith("config.")), "validation_dice", "final_dice"]
     pd.testing.assert_frame_equal(found[figures], expected[figures], check_exact=True)
 
     epochs = load(onprem.lake).metrics().to_pandas().set_index(["trial_id", "epoch"])["train_seconds"]
     assert len(epochs) == 3 * 4
-    assert {trial for trial, _ in before} >= set(found["trial_id"][:2])
+    assert begun <= {trial for trial, _ in before}
     assert before.items() <= epochs.to_dict().items()  # none of them was trained a second time
     assert_one_cluster(onprem)  # Ray has started the lost host again
 
@@ -313,7 +312,7 @@ def test_ray_up_makes_a_head_on_aws_and_nothing_else(account: Account) -> None:
 
 def test_a_model_is_trained_by_two_spot_workers_that_it_brings_and_survives_the_loss_of_one(account: Account) -> None:
     hosts = account.lab.hosts
-    space = tiny(account.lab.folder, epochs=3, steps=4)
+    space = tiny(account.lab.folder, epochs=6, steps=4)
     options = f"--name spot --space {space} --trials 1 --workers-per-trial 2 --gpus-per-worker 0 --cpus-per-worker 3 {ORDERLESS}"
 
     def all_train() -> bool:
@@ -336,7 +335,9 @@ def test_a_model_is_trained_by_two_spot_workers_that_it_brings_and_survives_the_
         account.ask(f"ec2.terminate_instances(InstanceIds=['{workers[-1]['InstanceId']}'])")
         assert "leaderboard/index.html" in finish(search, 600)
     (trial,) = account.ask(LAKE)
-    assert (trial["status"], trial["workers"], trial["epochs"]) == ("finished", 2, 3)
+    assert (trial["status"], trial["workers"], trial["epochs"]) == ("finished", 2, 6)
+    ever = [found for found in account.ask("answer = instances()") if found["IamInstanceProfile"]["Arn"].endswith("-worker")]
+    assert len(ever) >= 3  # another one came for it
 
 
 def test_ray_down_terminates_all_instances(account: Account) -> None:

@@ -6,8 +6,9 @@ with Hosts(folder, share=[ROOT], nodes=3) as hosts:
         ...                                            # its link is down
 
 The files of this machine are seen by all, but what a host writes below its home, /tmp, /run and /dev/shm is its own; `folder` and
-`share` are seen by all where they are. Everything lives in a namespace of network and processes whose first process ends with its
-standard input, however the tests end, and takes along all that was started in it: nothing is left behind on this machine.
+`share` are seen by all where they are. A program that asks how many CPUs its container may use hears of one. Everything lives in a
+namespace of network and processes whose first process ends with its standard input, however the tests end, and takes along all that
+was started in it: nothing is left behind on this machine.
 
 Needs root, iproute2, openssh-server and a kernel that allows namespaces; see `missing`.
 """
@@ -39,6 +40,7 @@ n=0; for path in $SEEN; do n=$((n + 1)); mkdir "/mnt/seen/$n" && mount --bind "$
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 n=0; for path in $SEEN; do n=$((n + 1)); mkdir -p "$path" && mount --bind "/mnt/seen/$n" "$path"; done
 mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /sys/fs/cgroup && echo 100000 100000 >/sys/fs/cgroup/cpu.max
 mount -t tmpfs tmpfs /run && mkdir -p /run/sshd
 cp "$STATE/key" /mnt/home/.ssh/id_ed25519 && cp "$STATE/key.pub" /mnt/home/.ssh/authorized_keys
 mount --bind "$STATE/passwd" /etc/passwd && mount --bind "$STATE/hosts" /etc/hosts
