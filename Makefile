@@ -1,6 +1,6 @@
 # make search        install, search on built-in synthetic data, write the leaderboard
 # make leaderboard   draw the leaderboard again from the results
-# make test-quick    tests that start neither Ray nor a browser nor hosts, in about a minute
+# make test-quick    tests that start neither Ray nor a browser nor hosts, and do not take long
 # make test          the whole test suite
 # make lint          style and types
 PYTHON ?= python3

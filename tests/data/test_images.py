@@ -280,6 +280,7 @@ def test_random_damage_is_never_anything_but_an_input_error(tmp_path: Path, kind
     assert all("damaged.file" in message and "\n" not in message for message in refused)
 
 
+@pytest.mark.long
 def test_decoders_stay_silent(tmp_path: Path) -> None:
     """Neither a large image nor oddities in a header put warnings on the screen."""
     image = Image.new("1", (9600, 9600))  # enough for Pillow to suspect a bomb

@@ -366,6 +366,7 @@ def listing_of(key: str, size: int) -> bytes:
         <Size>{size}</Size><ETag>"{"0" * 32}"</ETag></Contents></ListBucketResult>""".encode()
 
 
+@pytest.mark.long
 def test_no_room(s3: Bucket, cache: Path) -> None:
     """Files may not grow past a thousand bytes, which a process can impose on itself."""
     s3.put("a", noise(MIB))
