@@ -324,18 +324,18 @@ def test_votes_that_agree_are_few_and_votes_that_cannot_agree_are_all(settings: 
     def coin(images: Tensor, rng: torch.Generator) -> Tensor:
         return encode_mask(torch.randint(0, 3, (len(images), *images.shape[2:]), generator=rng, dtype=torch.uint8), 3)
 
-    for result in full(dataset, oracle, votes=30, confidence=0.99, **settings):
+    for result in full(dataset, oracle, votes=12, confidence=0.99, **settings):
         assert result.votes_used == 4
-        assert len(result.scores) == 2 * 30
+        assert len(result.scores) == 2 * 12
         assert all((score.dice, score.hd95) == (1, 0) for score in result.scores)
         seconds = [score.seconds for score in result.scores[::2]]
-        assert seconds == pytest.approx([result.seconds * min(votes, 4) / 4 for votes in range(1, 31)])
-    for result in full(dataset, coin, votes=30, confidence=0.99, **settings):
-        assert result.votes_used == 30
+        assert seconds == pytest.approx([result.seconds * min(votes, 4) / 4 for votes in range(1, 13)])
+    for result in full(dataset, coin, votes=12, confidence=0.99, **settings):
+        assert result.votes_used == 12
         assert [score.seconds for score in result.scores[::2]] == pytest.approx(
-            [result.seconds * votes / 30 for votes in range(1, 31)]
+            [result.seconds * votes / 12 for votes in range(1, 13)]
         )
-    assert {result.votes_used for result in full(dataset, oracle, votes=30, **settings)} == {30}
+    assert {result.votes_used for result in full(dataset, oracle, votes=12, **settings)} == {12}
     assert {result.votes_used for result in full(dataset, coin, votes=3, confidence=0.5, **settings)} == {3}
 
 

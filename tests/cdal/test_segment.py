@@ -25,7 +25,7 @@ SMALL = {
     "model.image_size": 32,
     "diffusion.timesteps": 2,
     "training.epochs": 1,
-    "training.steps_per_epoch": 60,
+    "training.steps_per_epoch": 40,
     "training.batch_size": 8,
     "loss.soft_dice": 1.0,
     "loss.adversarial": 0.0,  # without these two, no discriminator is trained

@@ -6,6 +6,7 @@ What S3 answers to a wrong address is tested in test_remote.py.
 import gzip
 import json
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -536,10 +537,16 @@ def test_commands_tell_it_and_exit_with_2(
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     check_sentence(told.strip(), "masks/case_2.png" if base == "images" else "dataset.json", "read")
-    if command == "search":
-        done = run([sys.executable, ROOT / "tune" / "search.py", *arguments], cwd=tmp_path)
-        assert (done.returncode, done.stderr) == (2, told)
     assert sorted(tmp_path.rglob("*")) == before  # nothing was written
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", [[ROOT / "tune" / "search.py", *SEARCH], ["-m", "cdal.train", "--fold", "9", "--out", "out"]])
+def test_so_do_processes_of_their_own(tmp_path: Path, command: list[str | Path]) -> None:
+    done = run([sys.executable, *command], cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("error: .*(folder|fold).*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_volumes_are_all_told_by_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
