@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, the order in which tests run, and what a run says of those that it left out."""
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from botocore.loaders import JSONFileLoader
 from s3 import Bucket, S3Service
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # or what a shell runs in the background ignores it, children too
 SLOWEST_FIRST = ("hosts", "ray", "browser", "long")
 
 

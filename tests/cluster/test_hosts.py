@@ -14,7 +14,6 @@ SCRIPT = """
 import signal, sys, time
 from pathlib import Path
 from hosts import Hosts
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored where the tests run in the background
 with Hosts(Path(sys.argv[1]), [], nodes=1, environment={}) as made:
     made.run(1, "bash", "-c", "nohup sleep 1000 >/dev/null 2>&1 &")
     print("up", flush=True)

@@ -336,7 +336,8 @@ def test_a_model_is_trained_by_two_spot_workers_that_it_brings_and_survives_the_
         assert "leaderboard/index.html" in finish(search, 600)
     (trial,) = account.ask(LAKE)
     assert (trial["status"], trial["workers"], trial["epochs"]) == ("finished", 2, 6)
-    ever = [found for found in account.ask("answer = instances()") if found["IamInstanceProfile"]["Arn"].endswith("-worker")]
+    profiles = [str(found.get("IamInstanceProfile", "gone")) for found in account.ask("answer = instances()")]
+    ever = [profile for profile in profiles if profile == "gone" or "-worker" in profile]
     assert len(ever) >= 3  # another one came for it
 
 

@@ -64,7 +64,7 @@ def open_page(browser: Any) -> Iterator[Open]:
         page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: requested.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_function(DRAWN, timeout=120_000)
+        page.wait_for_function(DRAWN, timeout=600_000)
         return page
 
     yield open_

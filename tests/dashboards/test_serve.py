@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from patience import communicate, run, wait_for
 from playwright.sync_api import sync_playwright
 from s3 import Answer, Bucket
 
@@ -30,7 +31,7 @@ Open = Callable[..., Any]
 
 SCRIPT = Path(__file__).parents[2] / "dashboards" / "serve.py"
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-PATIENCE = 120.0  # seconds, for a machine that does much else
+PATIENCE = 600.0  # seconds, for a machine that does much else
 HOSTILE = '<img src=x onerror=alert(1)><b>&" {{7*7}} %{x}'
 SEEN = """() => {
     const chart = document.querySelector('#history-chart .js-plotly-plot');
@@ -56,7 +57,7 @@ def serve() -> Iterator[Serve]:
     for process in started:
         process.send_signal(signal.SIGINT)
     for process in started:
-        out, err = process.communicate(timeout=PATIENCE)
+        out, err = communicate(process)
         assert (process.returncode, out, err) == (0, "", "")
 
 
@@ -274,7 +275,7 @@ def test_answers_forbid_frames_foreign_scripts_and_copies(tmp_path: Path, serve:
 def refusal(*arguments: str, code: str = "") -> str:
     """What the command says when it ends with status 2: one line."""
     command = [sys.executable, "-c", code] if code else [sys.executable, str(SCRIPT)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    done = run([*command, *arguments])
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     return done.stderr
@@ -306,28 +307,21 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 # ---------------------------------------------------------------------------------------------------------------- following a lake
 
 
-def until(met: Callable[[], object]) -> None:
-    ends = time.monotonic() + PATIENCE
-    while not met():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
-
-
 def test_an_object_store_that_fails_keeps_the_last_state(s3: Bucket) -> None:
     create_experiment(s3.address, "e", {"dataset": "phantom"})
     with Writer(s3.address, "e", flush_seconds=0) as writer:
         writer.append("trials", {"trial_id": "a", "number": 0, "status": "running"})
         watch = Watch(s3.address, [], 0.05)
-        until(watch.choices)
+        wait_for(watch.choices)
         (choice,) = watch.choices()
         s3.service.misbehave = lambda _: Answer(403)
-        until(lambda: watch.choices() and watch.trouble)
+        wait_for(lambda: watch.choices() and watch.trouble)
         board = watch.board(choice)
         assert board is not None
         assert list(board.trials["trial_id"]) == ["a"]
         s3.service.misbehave = lambda _: None
         writer.append("trials", {"trial_id": "b", "number": 1, "status": "running"})
-        until(lambda: watch.choices() and len(watch.board(choice).trials) == 2)  # type: ignore[union-attr]
+        wait_for(lambda: watch.choices() and len(watch.board(choice).trials) == 2)  # type: ignore[union-attr]
         assert watch.trouble == ""
 
 
@@ -337,13 +331,13 @@ def test_what_has_not_changed_is_not_read_again_and_nothing_is_read_for_nobody(s
         with Writer(s3.address, name) as writer:
             writer.append("trials", {"trial_id": name, "number": 0, "status": "running"})
     watch = Watch(s3.address, ["e"], 0.05)
-    until(watch.choices)
+    wait_for(watch.choices)
     assert list(watch.choices()) == [json.dumps(["dataset", "phantom"])]
 
     def look() -> None:
         before = watch.checked_at
         watch.choices()
-        until(lambda: watch.checked_at != before)
+        wait_for(lambda: watch.checked_at != before)
 
     look()
     s3.service.requests.clear()
@@ -356,4 +350,4 @@ def test_what_has_not_changed_is_not_read_again_and_nothing_is_read_for_nobody(s
         time.sleep(2)
         return not s3.service.requests
 
-    until(quiet)  # the last look that was asked for may still be on its way
+    wait_for(quiet)  # the last look that was asked for may still be on its way

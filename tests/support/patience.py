@@ -72,14 +72,14 @@ def wait_for(condition: Callable[[], object], seconds: float = 120, every: float
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> str:
     """What a process prints until it ends; it is killed, and the test fails, where it does not end or nobody waits any more."""
-    return _communicate(process, seconds)[0]
+    return communicate(process, seconds)[0]
 
 
 def run(command: Sequence[object], seconds: float = 120, **keywords: object) -> subprocess.CompletedProcess[str]:
     """A command from its start to its end, as `subprocess.run` with its output captured as text."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | keywords
     process = subprocess.Popen(list(map(str, command)), text=True, **pipes)  # type: ignore[call-overload]
-    output, errors = _communicate(process, seconds)
+    output, errors = communicate(process, seconds)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
@@ -92,7 +92,8 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _communicate(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+def communicate(process: subprocess.Popen[str], seconds: float = 120) -> tuple[str, str]:
+    """Output and error output of a process until it ends; see `finish`."""
     patience = Patience(seconds)
     try:
         while not patience.over:
