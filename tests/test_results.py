@@ -235,6 +235,7 @@ for epoch in range(1, 100_000):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("already", [1, 7])
 def test_a_writer_killed_in_the_middle_of_a_file_leaves_nothing_torn(root: Path, already: int) -> None:
     """Rows of 16 MB that cannot be compressed take a while to write; the kill comes as soon as the next file appears."""
@@ -257,6 +258,7 @@ def test_a_writer_killed_in_the_middle_of_a_file_leaves_nothing_torn(root: Path,
     assert len(epochs) >= printed
 
 
+@pytest.mark.long
 def test_processes_writing_at_once_lose_nothing(root: Path) -> None:
     code = KILLED.replace("100_000", "21")
     processes = [
@@ -269,6 +271,7 @@ def test_processes_writing_at_once_lose_nothing(root: Path) -> None:
     assert load(root).metrics().num_rows == 80
 
 
+@pytest.mark.long
 def test_a_reader_never_sees_rows_vanish_while_files_are_merged(root: Path) -> None:
     done = threading.Event()
     seen: list[int] = []
@@ -307,6 +310,7 @@ def test_compact_merges_files_and_changes_nothing(root: Path) -> None:
     assert compact(root) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", range(6))
 def test_compact_can_be_killed_at_any_moment(root: Path, step: int) -> None:
     fill(root)
@@ -521,6 +525,7 @@ def test_importing_results_imports_neither_ray_nor_torch() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+@pytest.mark.long
 def test_a_million_rows_read_in_seconds(root: Path) -> None:
     epochs, trials = 100, 10_000
     count = epochs * trials

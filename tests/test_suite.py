@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from patience import run
 
 TESTS = Path(__file__).parent
@@ -35,6 +36,7 @@ def test_slow():
 """
 
 
+@pytest.mark.long
 def test_a_run_begins_with_what_takes_long_and_says_what_it_left_out(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").symlink_to(TESTS / "conftest.py")
     (tmp_path / "test_a.py").write_text(LACKING)

@@ -13,6 +13,8 @@ import pytest
 from patience import run
 from searches import ROOT, tiny, trials
 
+pytestmark = pytest.mark.long
+
 COMMANDS = {"search", "finalists", "rehearse", "results", "leaderboard", "serve", "train", "segment", "inspect", "check"}
 LOAD_ALL = """
 from importlib.metadata import distribution

@@ -54,6 +54,7 @@ def gradient_norms(network: nn.Module) -> dict[str, float]:
     return {name: 0.0 if p.grad is None else float(p.grad.norm()) for name, p in network.named_parameters()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["gen_monu_small", "gen_hippo_small"])
 def test_generator_equals_the_release(parity: Path, name: str) -> None:
     generator = with_weights(PlainGenerator(model_config(parity, name)), parity, name)
@@ -93,6 +94,7 @@ def test_full_size_networks_have_the_released_parameters(parity: Path, theirs: s
         assert {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()} == shapes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["sample_monu_T4", "sample_monu_T2", "sample_hippo_T4"])
 def test_sampling_equals_the_release(parity: Path, name: str) -> None:
     about, io = manifest(parity)["sampling"][name], load_file(parity / f"{name}.safetensors")

@@ -299,6 +299,7 @@ def test_drawing_ends_early_with_the_first_of_all_votes(channels: int, depth: in
     torch.testing.assert_close(early.entropy, draw_unsure(image, channels, early.used, **settings).entropy)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
 @pytest.mark.parametrize("blend", ["soft", "rounded"])
 @pytest.mark.parametrize("channels", [1, 3])
@@ -316,6 +317,7 @@ def test_a_confidence_keeps_its_word(channels: int, blend: str, confidence: floa
     assert np.mean(used) < 60
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{"window": "whole"}, {"window": "sliding"}, {"blend": "rounded"}], ids=str)
 def test_votes_that_agree_are_few_and_votes_that_cannot_agree_are_all(settings: dict) -> None:
     dataset = volumes(4)
@@ -594,6 +596,7 @@ def test_inverted_foreground() -> None:
         assert torch.equal(result.labels, label)
 
 
+@pytest.mark.long
 def test_real_volumes_keep_their_grid(hippocampus_folder: Path) -> None:
     dataset = open_dataset("hippocampus", hippocampus_folder)
 

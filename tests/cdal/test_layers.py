@@ -6,6 +6,7 @@ import torch
 from cdal.layers import Fir
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
 @pytest.mark.parametrize("direction", ["down", "up"])
 def test_derivatives_of_resampling(size: tuple[int, int], direction: str) -> None:

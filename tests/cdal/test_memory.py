@@ -24,6 +24,7 @@ print(given_back, faults())
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other habits")
 def test_memory_that_was_had_once_is_not_asked_for_again() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)

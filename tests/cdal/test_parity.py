@@ -62,6 +62,7 @@ def assert_gradient_norms(network: Generator | Discriminator, expected: dict[str
         assert abs(ours - (norm or 0)) <= tolerance * total, theirs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generator_forward_and_gradients(parity: Path, name: str) -> None:
     generator, io = small_generator(parity, name), load_file(parity / f"{name}.io.safetensors")
@@ -201,6 +202,7 @@ def test_pairs_and_posterior(parity: Path) -> None:
     torch.testing.assert_close(sample, fn["post_sample"], atol=1e-6, rtol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "expected", "tolerance"), [(torch.float32, "out", 2e-5), (torch.float64, "out_f64", 1e-6)])
 @pytest.mark.parametrize("name", ["sample_monu_T4", "sample_monu_T2", "sample_hippo_T4"])
 def test_sampling(parity: Path, name: str, dtype: torch.dtype, expected: str, tolerance: float) -> None:
@@ -225,6 +227,7 @@ def test_sampling(parity: Path, name: str, dtype: torch.dtype, expected: str, to
     torch.testing.assert_close(torch.stack(inputs), io["steps_input"].to(dtype), atol=2e-5, rtol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["train_monu_rand", "train_hippo_rand"])
 def test_training_steps(parity: Path, name: str) -> None:
     """The released recipe, step by step, with every random draw given."""

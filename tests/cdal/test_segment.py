@@ -81,6 +81,7 @@ def volume(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return (label * 100 + rng.normal(0, 5, label.shape)).astype(np.float32), label
 
 
+@pytest.mark.long
 def test_an_image_gets_a_mask_of_its_own_size(image_model: Path, tmp_path: Path) -> None:
     inside = disc((70, 90), (30, 50), 18)
     Image.fromarray(np.where(inside, 220, 20).astype(np.uint8)).save(tmp_path / "new.png")
@@ -111,6 +112,7 @@ def test_drawing_ends_early_where_the_models_configuration_says_so(image_model: 
     assert (masks["early"][1] != masks["all"][1]).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "ASR", "IRP"])
 def test_a_volume_gets_a_mask_on_its_own_grid(volume_model: Path, tmp_path: Path, axes: str) -> None:
     """The same scan, stored along other axes, gets the same mask at the same place in the patient."""
@@ -133,6 +135,7 @@ def test_a_volume_gets_a_mask_on_its_own_grid(volume_model: Path, tmp_path: Path
     assert 2 * (mask * label).sum() / (mask.sum() + label.sum()) > 0.8
 
 
+@pytest.mark.long
 def test_mistakes_are_told_in_one_sentence(
     image_model: Path, volume_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def assert_same_checkpoint(a: Path, b: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{}, {"model__architecture": "unet"}, {"loss__attention": 0, "loss__adversarial": 0}])
 def test_reports_and_checkpoints(
     tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], changes: dict[str, Any]
@@ -95,6 +96,7 @@ def test_reports_and_checkpoints(
     assert ("loss_discriminator" in reports[0].values) == trains_discriminator
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cut_after", [1, 2])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], cut_after: int
@@ -112,6 +114,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert list(train(config, phantom, tmp_path)) == []
 
 
+@pytest.mark.long
 def test_a_run_killed_inside_an_epoch_repeats_that_epoch(
     tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +145,7 @@ def test_another_configuration_needs_another_folder(phantom: Dataset, whole: tup
         next(train(small(loss__adversarial=0.2), phantom, whole[1]))
 
 
+@pytest.mark.long
 def test_the_callers_random_state_does_not_matter(tmp_path: Path, phantom: Dataset) -> None:
     config = small(training__epochs=1)
     torch.manual_seed(1)
@@ -163,6 +167,7 @@ def numbers_close(ours: list[Report], theirs: list[Report], rel: float = 1e-3) -
                 assert one[name] == pytest.approx(other[name], rel=rel, abs=1e-6), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{}, {"model__architecture": "unet"}, {"model__mask_channels": 3}])
 def test_a_batch_in_parts_gives_the_same_numbers(tmp_path: Path, phantom: Dataset, changes: dict[str, Any]) -> None:
     """The soft Dice, which counts over the batch, and the discriminator's groups of four included."""
@@ -174,6 +179,7 @@ def test_a_batch_in_parts_gives_the_same_numbers(tmp_path: Path, phantom: Datase
     assert [report.values["images"] for report in parts] == [48]
 
 
+@pytest.mark.long
 def test_a_batch_that_does_not_fit_is_computed_with_less_memory(
     tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +216,7 @@ def a_step(trainer: Trainer) -> dict[str, torch.Tensor]:
     return trainer.step(image, mask, Draws.random(masks, trainer.config.diffusion.timesteps, model.latent_size, rng))
 
 
+@pytest.mark.long
 def test_recomputed_activations_give_the_same_weights() -> None:
     kept, recomputed = (Trainer(small(), torch.device("cpu"), recompute=recompute) for recompute in (False, True))
     for _ in range(2):  # with R1 and without

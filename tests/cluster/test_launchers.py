@@ -213,6 +213,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return made
 
 
+@pytest.mark.long
 def test_a_node_is_set_up_once_for_the_same_dependencies(machine: Machine) -> None:
     shown = machine.shell('python -c "import torch; print(torch.__file__)"; echo $RAY_AUTH_MODE; echo $LAKE; echo $PYTHONPATH')
     assert shown[0].startswith(str(machine.kept.resolve()))
@@ -226,6 +227,7 @@ def test_a_node_is_set_up_once_for_the_same_dependencies(machine: Machine) -> No
     assert (machine.home / ".bashrc").read_text().count("environment.sh") == 1
 
 
+@pytest.mark.long
 def test_other_dependencies_are_another_environment_and_half_of_one_is_none(machine: Machine) -> None:
     (before,) = machine.environments
     machine.constrain("2.0")

@@ -108,6 +108,7 @@ def test_literature_chosen_on_test_is_marked(make_lake: MakeLake) -> None:
     assert "best epoch picked on test" in rows[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("trials", "sentence"),
     [
@@ -140,6 +141,7 @@ def test_a_constant_searched_parameter_is_named_not_drawn(tmp_path: Path) -> Non
     assert "The same in all trials, so not drawn: b." in page_of(lake(tmp_path, *trials, searched=["a.b", "a.c"])).text
 
 
+@pytest.mark.long
 def test_datasets_have_their_own_sections(make_lake: MakeLake) -> None:
     make_lake("one", dataset="phantom", trials=3)
     make_lake("two", dataset="hippocampus", trials=3)

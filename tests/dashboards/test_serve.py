@@ -245,6 +245,7 @@ def test_bound_elsewhere_it_asks_for_its_token(make_lake: MakeLake, serve: Serve
     assert "token" not in page.url
 
 
+@pytest.mark.long
 def test_on_loopback_only_this_machine_s_names_are_served(tmp_path: Path, serve: Serve) -> None:
     """Else a foreign page could point a name of its own here and read the results."""
     address = serve(tmp_path)
@@ -281,6 +282,7 @@ def refusal(*arguments: str, code: str = "") -> str:
     return done.stderr
 
 
+@pytest.mark.long
 def test_wrong_input_is_one_sentence(make_lake: MakeLake, tmp_path: Path) -> None:
     root = make_lake("first", trials=1)
     assert "there is no such folder" in refusal("--storage", str(tmp_path / "nowhere"))
@@ -325,6 +327,7 @@ def test_an_object_store_that_fails_keeps_the_last_state(s3: Bucket) -> None:
         assert watch.trouble == ""
 
 
+@pytest.mark.long
 def test_what_has_not_changed_is_not_read_again_and_nothing_is_read_for_nobody(s3: Bucket) -> None:
     for name in ("e", "other"):
         create_experiment(s3.address, name, {"dataset": "phantom"})

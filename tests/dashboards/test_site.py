@@ -26,6 +26,7 @@ def trial_pages(site: Path, experiment: str = "first") -> list[str]:
     return sorted(path.name for path in (site / "pages" / "trials" / experiment).iterdir())
 
 
+@pytest.mark.long
 def test_pages_of_the_lake_its_experiments_and_trials(make_lake: MakeLake) -> None:
     make_lake("first", trials=6)
     root = make_lake("second", dataset="hippocampus", trials=4)
@@ -46,6 +47,7 @@ def test_pages_of_the_lake_its_experiments_and_trials(make_lake: MakeLake) -> No
         assert "http://" not in content.replace("http://www.w3.org", "")
 
 
+@pytest.mark.long
 def test_a_trial_page_tells_everything_about_it(make_lake: MakeLake) -> None:
     site = build(make_lake(trials=12)).parent
     (page,) = [path for path in (site / "pages" / "trials" / "first").glob("t0001.html")]
@@ -119,6 +121,7 @@ def test_names_of_files_are_safe_and_their_own(name: str) -> None:
     assert file_name("phantom-20261125-131429") == "phantom-20261125-131429"
 
 
+@pytest.mark.long
 def test_outdated_pages_go_and_nothing_else(make_lake: MakeLake, tmp_path: Path) -> None:
     root, out = make_lake(trials=3), tmp_path / "site"
     build(root, out)
@@ -146,6 +149,7 @@ def test_a_folder_of_somebody_else_is_not_touched(
     assert (out / taken).read_text() == "mine"
 
 
+@pytest.mark.long
 def test_only_the_best_and_the_controls_have_pages(tmp_path: Path) -> None:
     create_experiment(tmp_path, "e", {"dataset": "phantom"})
     kinds = {0: "published", 1: "unet"}

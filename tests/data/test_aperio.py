@@ -161,6 +161,7 @@ def test_no_nucleus_is_lost_among_many() -> None:
     assert {number + 1 for number in apart} <= set(np.unique(found))
 
 
+@pytest.mark.long
 def test_the_real_images(monuseg_folder: Path) -> None:
     """Counts of nuclei are those of the files' Region elements."""
     for name, count in (("Training/TCGA-B0-5710-01Z-00-DX1", 359), ("Test/TCGA-HT-8564-01Z-00-DX1", 249)):
@@ -237,6 +238,7 @@ DAMAGE: dict[str, tuple[str | bytes, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_told_in_one_sentence_that_names_the_file(tmp_path: Path, kind: str) -> None:
     content, words = DAMAGE[kind]

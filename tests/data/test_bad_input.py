@@ -454,6 +454,7 @@ def check_sentence(message: str, file: str, words: str) -> None:
     assert "Traceback" not in message
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_input_is_one_sentence_that_names_the_file(tmp_path: Path, kind: str) -> None:

@@ -199,6 +199,7 @@ def test_processes_that_start_at_once_decode_once(cache: Path, sources: list[Sou
     assert sorted(decoder.log) == names(sources)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["decoding", "writing"])
 def test_a_killed_process_leaves_nothing_bad(cache: Path, sources: list[Source], decoder: Decoder, moment: str) -> None:
     killed = run(cache, moment)
@@ -224,6 +225,7 @@ def test_a_folder_that_cannot_be_made(sources: list[Source], decoder: Decoder, m
     assert_same(cases, [Decoder().decode(source) for source in sources])
 
 
+@pytest.mark.long
 def test_a_full_disk(cache: Path, sources: list[Source]) -> None:
     """Files may not grow past a hundred bytes, which a process can impose on itself."""
     full = run(cache, "full")

@@ -314,6 +314,7 @@ DAMAGE: dict[str, tuple[Callable[[Decathlon], object], str, str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_told_in_one_sentence_that_names_the_file(decathlon: Decathlon, kind: str) -> None:
@@ -328,6 +329,7 @@ def test_damage_is_told_in_one_sentence_that_names_the_file(decathlon: Decathlon
     assert len(message) < 500
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 def test_random_damage_is_never_anything_but_an_input_error(decathlon: Decathlon) -> None:
     """A few hundred cut and overwritten files: opened as if sound, or refused with the file's name."""

@@ -167,6 +167,7 @@ def test_a_page_needs_nothing_else_and_escapes_everything(tmp_path: Path) -> Non
     assert "prefers-color-scheme: dark" in text
 
 
+@pytest.mark.long
 def test_many_cases_are_capped(tmp_path: Path) -> None:
     folder = tmp_path / "many"
     for number in range(203):
@@ -206,6 +207,7 @@ def test_where_the_page_goes(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert printed.err == ""
 
 
+@pytest.mark.long
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As users start it: the default page lies in the current folder, and help explains."""
     folder = two_folders(tmp_path / "mine")
@@ -217,6 +219,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "python -m cdal.data inspect MyData" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_real_volumes(hippocampus_folder: Path) -> None:
     found = inspect_folder(hippocampus_folder)
     assert (found.dataset, found.problems, found.warnings) == ("hippocampus", [], [])

@@ -137,6 +137,7 @@ def open_elsewhere(address: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 def test_an_interrupted_copy_goes_on_where_it_stopped(s3: Bucket) -> None:
     data = {"big": noise(20 * MIB), "small": b"small"}
     for name, value in data.items():
@@ -242,6 +243,7 @@ def test_one_process_copies_for_all(s3: Bucket) -> None:
     assert len(content(folder)) == 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "key", ["../out", "a/../../out", "/root", "a//b", "./a", "a/.", "x" * 256, "ü" * 128, "/".join(["x" * 200] * 5), "nul\0byte"]
 )
@@ -332,6 +334,7 @@ def test_settings_that_lead_nowhere(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.long
 def test_a_service_that_never_answers(s3: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound is shortened here; that there is one, and that it holds, is what counts."""
     from cdal.data import remote
@@ -351,6 +354,7 @@ def test_a_service_that_never_answers(s3: Bucket, monkeypatch: pytest.MonkeyPatc
             local_folder(f"{s3.address}/set")
 
 
+@pytest.mark.long
 def test_one_failure_stops_the_others(s3: Bucket) -> None:
     for number in range(40):
         s3.put(f"file_{number:02}", b"1")

@@ -114,6 +114,7 @@ def with_shape(data: bytes, *shape: int) -> bytes:
     return data[:40] + np.array([len(shape), *shape, *[1] * (7 - len(shape))], "<i2").tobytes() + data[56:]
 
 
+@pytest.mark.long
 def test_a_bomb_is_never_unfolded(tmp_path: Path) -> None:
     """Half a gigabyte of zeros in half a megabyte, behind a header of a small volume; then a header that lies itself."""
     data = save(tmp_path / "plain.nii", noise(4, 5, 6)).read_bytes()

@@ -22,6 +22,8 @@ from tune import finalists, search
 from tune.results import create_experiment, load
 from tune.running import Progress
 
+pytestmark = pytest.mark.long
+
 SCRIPT = "tune/finalists.py"
 OPTIONS = ("--top", "1", "--seeds", "2", "--folds", "0,2")
 TRAININGS = 3 * 2 * 2  # the best and two controls, two seeds, two folds

@@ -29,6 +29,8 @@ from tune.lake import hold
 from tune.results import load
 from tune.running import Progress
 
+pytestmark = pytest.mark.long
+
 NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"
 
 

@@ -18,6 +18,8 @@ from tune import search
 from tune.lake import driver as driver_of_an_experiment
 from tune.results import load
 
+pytestmark = pytest.mark.long
+
 ONE_PROCESS = "tests/support/one_process.py"
 
 

@@ -76,6 +76,7 @@ def test_show_summarises(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "second" not in said(root, "show", "--experiment", NAME, capsys=capsys)[1]
 
 
+@pytest.mark.long
 def test_a_sound_lake_is_sound_before_and_after_compacting(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = load(root).trials()
     status, text = said(root, "verify", capsys=capsys)

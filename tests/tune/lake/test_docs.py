@@ -34,6 +34,7 @@ def rows(best: Any) -> list[tuple[Any, ...]]:
     return list(best.rows()) if hasattr(best, "rows") else list(best.itertuples(index=False, name=None))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "query", QUERIES, ids=lambda query: " ".join(re.findall(r"^(?:import|from) ([\w.]+)", query, re.MULTILINE))
 )

@@ -33,6 +33,8 @@ from tune.results import (
     send,
 )
 
+pytestmark = pytest.mark.long
+
 NAME = "first"
 BUSY = Answer(503, b"<Error><Code>SlowDown</Code><Message>Reduce your rate.</Message></Error>")
 

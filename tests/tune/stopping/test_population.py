@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cdal.config import Config
 from tune.proposing import Space
@@ -26,6 +27,7 @@ def space() -> Space:
     return parse({"dataset": "phantom", "parameters": parameters}, "test.yaml")
 
 
+@pytest.mark.long
 def test_only_loss_weights_and_learning_rates_change_and_stay_in_range() -> None:
     config = space().config({"loss.soft_dice": 0.9, "optimiser.lr_generator": 9e-3, "loss.r1_interval": 10})
     rng = np.random.default_rng(0)

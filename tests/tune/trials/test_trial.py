@@ -49,6 +49,7 @@ def last(tmp_path_factory: pytest.TempPathFactory) -> Message:
     return message
 
 
+@pytest.mark.long
 def test_every_case_is_scored_at_every_number_of_votes(last: Message) -> None:
     rows = last["cases"]
     cases = {row["case"] for row in rows}
@@ -72,6 +73,7 @@ def test_uncertainty_belongs_to_all_votes(last: Message) -> None:
     assert last["trial"]["uncertainty_correlation"] == pytest.approx(expected)
 
 
+@pytest.mark.long
 def test_rows_say_how_many_votes_a_case_needed(tmp_path: Path) -> None:
     """At a confidence of nearly 0 most masks settle before the last vote."""
     config = CONFIG.replace({"evaluation.votes": 8, "evaluation.vote_confidence": 1e-6})
