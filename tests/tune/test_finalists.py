@@ -20,7 +20,7 @@ from searches import here, start, tiny, trials, worker_processes
 from cdal.data import open_dataset
 from tune import finalists, search
 from tune.results import create_experiment, load
-from tune.running import Progress
+from tune.running import Progress, Recorder
 
 pytestmark = pytest.mark.long
 
@@ -137,6 +137,8 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(
 
     monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(Progress, "show", lambda *_: finished(1) and os.kill(os.getpid(), signal.SIGINT))
+    close = Recorder.close  # a second one, while all is being saved, cuts nothing
+    monkeypatch.setattr(Recorder, "close", lambda self: (os.kill(os.getpid(), signal.SIGINT), close(self)))
     with one_process(), pytest.raises(SystemExit, match="130"):
         finalists.main([*map(str, arguments), *OPTIONS, "--again"])
     monkeypatch.undo()

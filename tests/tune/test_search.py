@@ -27,7 +27,7 @@ from cdal.checkpoint import read_info
 from tune import search
 from tune.lake import hold
 from tune.results import load
-from tune.running import Progress
+from tune.running import Progress, Recorder
 
 pytestmark = pytest.mark.long
 
@@ -138,6 +138,8 @@ def test_ctrl_c_is_as_polite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     lake = tmp_path / "lake"
     monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(Progress, "show", lambda *_: rows_of(lake, "metrics") > 0 and os.kill(os.getpid(), signal.SIGINT))
+    close = Recorder.close  # a second one, while all is being saved, cuts nothing
+    monkeypatch.setattr(Recorder, "close", lambda self: (os.kill(os.getpid(), signal.SIGINT), close(self)))
     with one_process(), pytest.raises(SystemExit, match="130"):
         search.main(["--space", str(tiny(tmp_path, epochs=500)), "--storage", str(lake), "--trials", "4", "--name", "polite"])
     assert_polite(lake, capsys.readouterr().out)

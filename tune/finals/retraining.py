@@ -69,19 +69,19 @@ class Retraining:
             Interrupted: somebody asked for the end; all is saved.
         """
         requests = RequestsToEnd()
-        try:
-            with requests.heard():
+        with requests.heard():  # until all is saved
+            try:
                 self._recorder.restore(load(self._root), self._plan.space)
                 done = {record.number for record in self._recorder.snapshot() if self.is_done(record)}
                 left = [training for training in self._contest.trainings if training.number not in done]
                 if left:
                     requests.connect(self._address, self._machine)
                     self._run_tune(console, left, requests)
-        except (Interrupted, KeyboardInterrupt):
-            self._recorder.interrupt("the retraining was interrupted")
-            raise Interrupted from None
-        finally:
-            self._recorder.close()
+            except (Interrupted, KeyboardInterrupt):  # Ray's start lets the latter through
+                self._recorder.interrupt("the retraining was interrupted")
+                raise Interrupted from None
+            finally:
+                self._recorder.close()
         return self._recorder.snapshot()
 
     def is_done(self, record: Record) -> bool:

@@ -96,21 +96,21 @@ class Session:
             spent=self.plan.gpus * sum(record.seconds_so_far for record in self.recorder.snapshot()) / 3600,
         )
         self._scheduler.budget = limits
-        try:
-            with self._requests.heard():
+        with self._requests.heard():  # until all is saved
+            try:
                 if not queue.empty and not limits.over and (queue.waiting or self.why_enough() is None):
                     self._requests.connect(self._address, self._machine)
                     self._run_tune(console, queue, limits)
                 self._score_best()
-            if not queue.empty and not limits.over and self.why_enough() is not None:
-                console.print(f"the search ends: {self.why_enough()}", markup=False)
-        except (Interrupted, KeyboardInterrupt):
-            self.recorder.interrupt("the search was interrupted")
-            raise Interrupted from None
-        finally:
-            self._write_clock()
-            self.recorder.close()
-            self._files.close()
+                if not queue.empty and not limits.over and self.why_enough() is not None:
+                    console.print(f"the search ends: {self.why_enough()}", markup=False)
+            except (Interrupted, KeyboardInterrupt):  # Ray's start lets the latter through
+                self.recorder.interrupt("the search was interrupted")
+                raise Interrupted from None
+            finally:
+                self._write_clock()
+                self.recorder.close()
+                self._files.close()
         return self.recorder.snapshot()
 
     def settings(self, proposal: Proposal, config: Config) -> TrialSettings:
