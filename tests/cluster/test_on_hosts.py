@@ -79,8 +79,8 @@ class Lab:
 
 
 def processes(hosts: Hosts, host: int) -> list[str]:
-    """Command lines of all that runs on a host."""
-    return hosts.run(host, "ps", "-eo", "args", "--no-headers").splitlines()
+    """Command lines of all that runs on a host, in full: without a terminal `ps` may cut them off."""
+    return hosts.run(host, "ps", "-ewwo", "args", "--no-headers").splitlines()
 
 
 def has(hosts: Hosts, host: int, name: str) -> bool:
