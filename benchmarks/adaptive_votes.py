@@ -5,8 +5,6 @@
 A row per `evaluation.vote_confidence`; 0 draws all votes. Every confidence sees the same draws, since votes are prefixes.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -7,8 +7,6 @@ The agreement is the intersection over union with what Pillow fills on a grid 8 
 together, and the median over nuclei. One core, files in the memory of the operating system; the first repeat is left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

@@ -11,8 +11,6 @@ With --compare, the default strategy and random search without early stopping ru
 that whatever else the machine does meets both; printed is the best validation Dice of each over time.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

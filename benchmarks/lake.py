@@ -7,8 +7,6 @@ Prints, measured in a process of its own: seconds (on the wall and of processor)
 that a leaderboard needs; then the seconds of processor per durable append of an epoch, beside a tenth of the lake and beside all.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import json

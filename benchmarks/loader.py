@@ -11,8 +11,6 @@ that remains, from steps that load less steps that do not. Without --data, files
 decoded, cached and mapped as real ones are.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -8,8 +8,6 @@ and includes averaging and rounding them at every prefix, by the functions that 
 rounded masks. Both score all masks in one thread of the same process. The masks are made up: ellipses with uncertain borders.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

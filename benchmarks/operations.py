@@ -1,7 +1,5 @@
 """Counts floating-point operations, two per multiply-add, of convolutions and matrix products, on any device and of any pass."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -7,8 +7,6 @@ Every training is a process with steps of the preset `hippocampus_fast` on a bat
 have warmed up, and run for the same time. On a CPU each takes its share of the cores as threads, as trials of a search do.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -6,8 +6,6 @@
 The learning in the lake is made up. With Chromium, the time is told until the first page answers and until all is drawn.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import tempfile

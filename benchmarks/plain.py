@@ -18,8 +18,6 @@ embedding, Z latent size, S side of a training sample, T time steps.
 
 # ruff: noqa: D102 (the shapes of a forward without docstring stand in that of its class)
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable

@@ -8,8 +8,6 @@ Time is that of training alone. Every minute or so the model is validated as aft
 the first eight of the fold's validation split, one vote. Work is counted from the operations of a step.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -10,8 +10,6 @@ medians are printed with the lowest and the highest. Ours goes through `cdal.eva
 `python -m cdal.segment` do. The precision is ours; plain is float32 always.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

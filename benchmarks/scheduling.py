@@ -9,8 +9,6 @@ are the seconds from the search's start to its last trial in the lake, which are
 cores, and the processor time of the search's own process, which other load hardly changes: what scheduling costs.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -12,8 +12,6 @@ product and a convolution on the same machine. Memory is the most that a step ta
 imported the library, in a process of its own for each side; on a GPU, the most that was allocated.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import subprocess

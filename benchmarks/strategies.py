@@ -9,8 +9,6 @@ after one epoch it knows all, and from then on trains nothing but settings that 
 rehearse a search of 1,000 trials on 100 GPUs with the default strategy, on one core.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

@@ -8,8 +8,6 @@ optimisers; one worker of one CPU, one trial at a time, tiny models. The first t
 TorchTrainer are left out: the session is warm for both.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

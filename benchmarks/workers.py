@@ -7,8 +7,6 @@ Runs `python -m cdal.train` twice with the same global batch: one process with o
 Efficiency is the time of one process, divided by twice the time of two.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Where this machine keeps what it can make or fetch again."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

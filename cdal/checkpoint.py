@@ -7,8 +7,6 @@ Nothing here unpickles: a file from storage can hold tensors and text, never cod
     config, generator = load_published("cDAL_monuseg.pth", "monuseg")
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -3,8 +3,6 @@
 Shapes: B batch, M mask channels, H and W pixels. Index t runs over 0..T-1; x_0 is the clean mask, x_T almost pure noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The two ways a run can end that are nobody's bug: wrong input, and a training that diverged."""
 
-from __future__ import annotations
-
 
 class InputError(ValueError):
     """A user's mistake: the message says what is wrong, where, and what to do. Commands print it and exit with status 2."""

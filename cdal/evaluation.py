@@ -13,8 +13,6 @@ scores, also those of empty masks. With a confidence, drawing ends as soon as th
 Shapes: N images, C image channels, M mask channels, V votes, D slices, H and W pixels, S side of a window.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math

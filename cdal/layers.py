@@ -5,8 +5,6 @@ Blocks of the generator follow NCSN++ (Song et al. 2021, appendix H) with the la
 (Xiao et al. 2022, section 4).
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from itertools import pairwise

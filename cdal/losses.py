@@ -3,8 +3,6 @@
 Shapes: B batch, M mask channels, H and W pixels. The mean of a loss over all workers is the loss of their joint batch.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """What a process does with the memory that tensors free on a CPU."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import platform

@@ -21,8 +21,6 @@ within the slice count.
 Shapes: V prefixes of the votes, K classes, D slices, H and W pixels.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Sequence

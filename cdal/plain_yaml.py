@@ -1,7 +1,5 @@
 """YAML as people write it: no aliases, no tags, no key twice, and 1e-4 is a number."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: N images, M mask channels, H and W pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

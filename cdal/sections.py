@@ -1,7 +1,5 @@
 """The sections of a configuration: what every field means, its unit and its range. Values out of range are an InputError."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

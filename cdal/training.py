@@ -8,8 +8,6 @@ all randomness of a step derives from the seed and the number of the step. Under
 takes its share of the same global batch and of the same random draws.
 """
 
-from __future__ import annotations
-
 import math
 import resource
 import time

@@ -1,7 +1,5 @@
 """What is well on a cluster and what is not: one function for each check, each of which returns rows of the table."""
 
-from __future__ import annotations
-
 import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The nodes of a Ray cluster, each with a probe on it, asked with a patience that ends."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

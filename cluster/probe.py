@@ -1,7 +1,5 @@
 """What one node of a cluster finds out about itself when it is asked; Ray runs this on every node."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

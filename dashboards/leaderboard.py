@@ -5,8 +5,6 @@ python dashboards/leaderboard.py --storage s3://bucket/prefix --out site/
 python dashboards/leaderboard.py --out leaderboard.html             # all in one file, without the pages of single trials
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

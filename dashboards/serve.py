@@ -7,8 +7,6 @@ python dashboards/serve.py --host 0.0.0.0                                       
 It needs Dash: pip install -e '.[live]'
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

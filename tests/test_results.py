@@ -1,7 +1,5 @@
 """The results lake through its public doors: what is written comes back, whoever writes and whatever is killed."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

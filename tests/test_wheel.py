@@ -1,7 +1,5 @@
 """The wheel, in a fresh environment outside of the source folder: all commands are there, and a search runs."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

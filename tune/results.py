@@ -29,8 +29,6 @@ A row replaces the older row of the same key as a whole, so a repeated write is 
 Times are UTC timestamps, durations seconds, memory bytes, Dice and IoU fractions.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

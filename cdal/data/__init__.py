@@ -9,8 +9,6 @@
 To add a dataset: a class with the interface `Dataset` in a file of its own, and a line in `_KINDS`.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable, Hashable, Mapping

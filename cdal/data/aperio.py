@@ -7,8 +7,6 @@ A vertex (x, y) is a point of the plane in which pixel (row r, column c) is the 
 shows it: the image goes from 0 to its size. A pixel belongs to a region when its centre does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from xml.parsers import expat

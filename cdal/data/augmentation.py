@@ -16,8 +16,6 @@ Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601); of images without three chan
 Shapes: N samples, C image channels, S side of a sample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

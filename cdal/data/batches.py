@@ -6,8 +6,6 @@ whole batch is augmented, normalised and encoded at once.
 Shapes: B samples of one worker, C image channels, M mask channels, S side of a sample, pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple

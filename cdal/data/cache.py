@@ -7,8 +7,6 @@ source or option gives another file, and none is ever out of date. The folder is
 `$XDG_CACHE_HOME` or in `~/.cache`. It may be deleted at any time: what is open stays readable, what is missing is decoded again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 Axes: C image channels, D slices, H and W pixels, S side of a sample, N samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cached_property
 

@@ -10,8 +10,6 @@ The Kaggle download "Chest Xray Masks and Labels", or the originals, in folders 
 Other folders do not count. The download holds its files twice, which is no error as long as their sizes agree.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """An inspection as one HTML file that needs nothing else: its tables, and every case as a small picture under its mask."""
 
-from __future__ import annotations
-
 import colorsys
 from base64 import b64encode
 from collections.abc import Iterable, Sequence

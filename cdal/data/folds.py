@@ -4,8 +4,6 @@ Every rule leaves the published test part untouched and cuts a validation split 
 five cases, in order. (The release chose its best epoch on the test part itself.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from cdal.data.dataset import Split

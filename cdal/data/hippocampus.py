@@ -8,8 +8,6 @@ All volumes are decoded and checked before any training. Arrays are turned to LP
 posterior), so that a slice [d] is an axial one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

@@ -6,8 +6,6 @@
 Opening a dataset stops at the first file that cannot be used; an inspection goes on and tells them all.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence

@@ -12,8 +12,6 @@
 Only files within the folder count, links followed. Nothing is decoded here.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

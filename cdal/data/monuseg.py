@@ -11,8 +11,6 @@ label, binary or ground truth, or a file of its name and `_mask`, `_bin_mask`, `
 test image has one of the 14 official names, or lies in a folder that is called something with test.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import partial

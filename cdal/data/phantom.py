@@ -5,8 +5,6 @@ each class with its own brightness, blurred borders and noise; and vessels, as b
 a label, so that brightness alone does not tell the classes.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

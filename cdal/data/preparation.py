@@ -3,8 +3,6 @@
 The same functions prepare the cases of a dataset and the new files that a trained model is given.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

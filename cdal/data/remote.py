@@ -8,8 +8,6 @@ Address, region and credentials of the service come from the standard AWS variab
 interrupted copy goes on at the byte where it stopped. What is gone from the bucket goes from the copy too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -7,8 +7,6 @@
 Axes: X, Y and Z as a file stores them, C channels, D slices, H and W pixels of a slice. The axis "left" runs towards the left.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import zlib

@@ -1,7 +1,5 @@
 """Axes: where values stand on them, and what is written beside."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

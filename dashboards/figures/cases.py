@@ -1,7 +1,5 @@
 """Dice of single cases: trial by trial, and one trial against another."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

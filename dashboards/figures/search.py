@@ -1,7 +1,5 @@
 """How the search went: trial by trial, epoch by epoch, and what a vote or a time step buys."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What the settings do to the Dice: which matter, one at a time, two together, all together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

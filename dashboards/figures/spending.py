@@ -1,7 +1,5 @@
 """Time and money: who ran when, and what the best Dice cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

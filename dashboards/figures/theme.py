@@ -1,7 +1,5 @@
 """What all charts look like: colours, marks, themes, and the text that may stand in them."""
 
-from __future__ import annotations
-
 import html
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What happens on the page: it follows the watch, and answers to the user."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping, Sequence

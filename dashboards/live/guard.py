@@ -1,7 +1,5 @@
 """Who may look, and that the page loads from and sends to nowhere but its server."""
 
-from __future__ import annotations
-
 import hmac
 import ipaddress
 

@@ -1,7 +1,5 @@
 """The page before there is anything to show."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dash import dcc, html

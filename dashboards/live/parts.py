@@ -1,7 +1,5 @@
 """What is shown of a board, as components. Strings of the lake become text: React escapes children."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

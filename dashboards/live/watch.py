@@ -1,7 +1,5 @@
 """Follows a lake for all pages that are open."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Panels where they stand on a page, and what the page's script needs to draw them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What pages say of boards and trials in figures and words, as plain values."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any

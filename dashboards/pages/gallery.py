@@ -1,7 +1,5 @@
 """Predicted masks over their images: outlines traced as vectors, so that a mask of 32 pixels is as crisp as one of 512."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Pages from templates: autoescape is on, and whatever is printed is text of bounded length without surprises."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Sequence

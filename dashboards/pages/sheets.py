@@ -1,7 +1,5 @@
 """The pages: an overview of the lake, a page per experiment and per trial, or everything on one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -6,8 +6,6 @@ pages/trials/<name>/<trial>.html    one page per trial that is worth one
 pages/assets/                       style and scripts, shared by all pages
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Values in words, as pages say them."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The cases, one by one."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from dashboards import figures, summaries

@@ -1,7 +1,5 @@
 """A panel: a chart with the words and figures that belong to it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar

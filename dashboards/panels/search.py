@@ -1,7 +1,5 @@
 """How the search went, and how a single trial."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from dashboards import figures, summaries

@@ -1,7 +1,5 @@
 """What the settings do to the Dice."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from dashboards import figures, summaries

@@ -1,7 +1,5 @@
 """Time and cost."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from dashboards import figures, summaries

@@ -1,7 +1,5 @@
 """Published figures that a leaderboard shows beside its own: Dice and IoU as fractions, each with the protocol behind it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

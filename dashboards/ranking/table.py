@@ -1,7 +1,5 @@
 """Trials, finalists and published figures as one table, best first."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """All that is shown of a dataset, of an experiment, or of a trial, from the lake's rows."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

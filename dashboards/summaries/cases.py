@@ -1,7 +1,5 @@
 """Scores and pictures of single cases, and what they say of trials: how sure a Dice is, what time buys, which of two is better."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa

@@ -1,7 +1,5 @@
 """Dice as the search and its trainings go on: trial after trial, epoch after epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

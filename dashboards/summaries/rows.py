@@ -1,7 +1,5 @@
 """What the dashboards read of a lake, once."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Settings of trials: which were searched, which are in use, how they are called, and where they differ from the published ones."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

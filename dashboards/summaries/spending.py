@@ -1,7 +1,5 @@
 """Time and money: who ran when, and what it took."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from dashboards.summaries.trials import records

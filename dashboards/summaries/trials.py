@@ -1,7 +1,5 @@
 """Trials of a lake: ranked, named, sampled, with the scores that their cases give them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The check before a search, on a cluster of two nodes on this machine, with what really goes wrong."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The image's recipe, read as text: no builder is at hand where the tests run."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

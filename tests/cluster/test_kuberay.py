@@ -4,8 +4,6 @@ What belongs to KubeRay itself is compared with the names below. With them the f
 KubeRay 1.6.2 and 1.7.0 publish, made so strict that no field is allowed which they do not have.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Ray, SSH, rsync, the autoscaler and the searches are real. The files are the pro
 is downloaded: the nodes find their dependencies installed, which is where cluster/setup_node.sh comes to on its second run.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

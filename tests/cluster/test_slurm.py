@@ -1,7 +1,5 @@
 """The batch script, run as SLURM runs it, with two "nodes" on this machine: a search that is cut, and a requeue that ends it."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

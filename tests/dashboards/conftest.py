@@ -1,7 +1,5 @@
 """Lakes to build pages from, written by the real Writer; the learning in them is made up, the pictures are drawn."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable

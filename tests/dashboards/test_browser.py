@@ -1,7 +1,5 @@
 """The pages in a real browser: everything draws, nothing complains, nothing leaves the machine, nobody is shut out."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

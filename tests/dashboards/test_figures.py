@@ -1,7 +1,5 @@
 """What the leaderboard computes and draws, without a browser."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The single page as text: every kind of lake gives one, and nothing in a lake can become markup."""
 
-from __future__ import annotations
-
 import math
 import re
 import subprocess

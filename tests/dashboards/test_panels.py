@@ -1,7 +1,5 @@
 """The panels, without a browser: what they compute, draw and say."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The live page: the real server as a process of its own, in a real browser where it matters."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

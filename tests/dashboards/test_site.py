@@ -1,7 +1,5 @@
 """The leaderboard as a folder of pages: what is written, how pages refer to each other, and what is never touched."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from html import unescape

@@ -4,8 +4,6 @@ Linux tells for how long some process was ready to run and was not let (pressure
 all time counts, five times slower.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

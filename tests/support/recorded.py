@@ -1,7 +1,5 @@
 """Lakes of made-up searches whose truth is known: smooth curves over a small space, with noise, written by the real Writer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands as users run them: real searches with tiny models, in processes of their own."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -3,8 +3,6 @@
 Processes that are killed are Ray's; all else runs in this process, see `one_process`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import signal

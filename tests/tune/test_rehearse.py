@@ -1,7 +1,5 @@
 """The command on a lake whose truth is known, and its strategies."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

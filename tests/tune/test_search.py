@@ -3,8 +3,6 @@
 What Ray has a part in (processes, crashes, signals, several workers) runs with Ray; all else in this process, see `one_process`.
 """
 
-from __future__ import annotations
-
 import os
 import random
 import re

@@ -1,7 +1,5 @@
 """Searches whose results and checkpoints lie in an object store, which fails now and then, and whose driver is lost."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import time

@@ -3,8 +3,6 @@
 Nothing is kept but in the lake and in the trainings' own checkpoints, so this may end at any moment and be called again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

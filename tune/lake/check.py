@@ -1,7 +1,5 @@
 """What is wrong with a lake: every file is read to its end, and nothing is changed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple

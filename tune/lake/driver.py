@@ -1,7 +1,5 @@
 """One driver per experiment, on whatever machine it runs."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """Experiments of a lake: their names and descriptions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

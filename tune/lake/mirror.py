@@ -10,8 +10,6 @@ Where the lake is a folder that all machines see, `path` is that folder and noth
 is a working copy on this machine: a thread sends what changes, the newest state only, and goes on trying while the store is away.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading

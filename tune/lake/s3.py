@@ -4,8 +4,6 @@ Address, region and credentials of the service come from the standard AWS variab
 `AWS_ACCESS_KEY_ID`, ...). Every fault is a `RemoteError` in one sentence, and only after the attempts that were asked for.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import textwrap

@@ -11,8 +11,6 @@ Finalists are compared with finalists. One that was trained several times counts
 the trainings that were scored on it, so that cases are the pairs, and seeds do not pass for cases.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

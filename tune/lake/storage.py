@@ -5,8 +5,6 @@ store.write("first/notes.bin", b"...")          # whole or not at all
 store.read("first/notes.bin"), store.exists("first/notes.bin"), store.files("first", ".bin")
 """
 
-from __future__ import annotations
-
 import os
 import time
 import uuid

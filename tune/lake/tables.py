@@ -1,7 +1,5 @@
 """The lake's tables: their schemas, rows made into Arrow tables, and files of any age read back as one table."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -5,8 +5,6 @@
 A trial's cases are scored with one vote, with two, and so on (votes are prefixes of each other), so a trial is a whole curve.
 """
 
-from __future__ import annotations
-
 import pyarrow as pa
 
 _TRIAL = ["experiment", "trial_id"]

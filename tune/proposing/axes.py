@@ -1,7 +1,5 @@
 """Searched fields as numbers, for models of a space: a unit, 0 to 1 over the range or the choice, and coordinates for distances."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 Whether a trial was stopped depends only on what was seen of it, so this is no bias. All in logits, which have no ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

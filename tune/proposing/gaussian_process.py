@@ -1,7 +1,5 @@
 """Regression by a Gaussian process over a search space (Rasmussen and Williams 2006, sections 2.2, 4.2 and 5.4)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

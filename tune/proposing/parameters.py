@@ -1,7 +1,5 @@
 """One searched field: a choice or a range, when it is active, and how it is read from a search space (format: `space.py`)."""
 
-from __future__ import annotations
-
 import json
 import math
 import typing

@@ -4,8 +4,6 @@ The sampler is seeded for every proposal by (seed, number), so proposal n depend
 resumed search goes on as if it had not been cut. (Sobol points are numbered; theirs is one seed.)
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Queue and study behind Ray Tune's searcher interface."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

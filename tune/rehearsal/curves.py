@@ -11,8 +11,6 @@ every (setting, seed) gets the whole missed curve of one of the recorded trials 
 answer with what was recorded. A setting fails, after as many epochs, where the nearest recorded one did.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Mapping, Sequence

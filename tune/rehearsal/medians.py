@@ -1,7 +1,5 @@
 """Medians over seeds, some of which are infinite where a goal was never reached, with bootstrap intervals (Efron 1979)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -10,8 +10,6 @@ starts on it with the cluster's start-up time, once more wherever it goes on aft
 repeated.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Strategies by name: a searcher and a scheduler, this project's or as Ray Tune has them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ pace = calibrate(config, dataset, fold=0, device="cpu")
 print(forecast(Paces(typical=pace, published=pace), ...))
 """
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The machines: what each gives, what a trial takes of it, how many fit at once; Ray, started here or joined elsewhere."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

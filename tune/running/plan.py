@@ -1,7 +1,5 @@
 """What a search will do, decided before it starts: data, space, workers, how many trials at once. Without Ray."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

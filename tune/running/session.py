@@ -3,8 +3,6 @@
 Nothing is kept but in the lake and in the trials' own checkpoints, so a session may end at any moment and another goes on.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

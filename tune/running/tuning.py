@@ -1,7 +1,5 @@
 """Ray Tune at work: in a thread, while the main thread shows progress and listens for requests to end."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ budget.over            # whether another trial may start
 budget(trial_id, result)      # Ray Tune's question whether a trial shall stop
 """
 
-from __future__ import annotations
-
 import time
 from bisect import insort
 from typing import Any

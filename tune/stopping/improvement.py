@@ -5,8 +5,6 @@ the same kind: from those trials' Dice, each smeared by a normal kernel (Silverm
 has not been seen yet. (A model of the settings would know more in two dimensions; in ten it keeps hoping for every corner.)
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

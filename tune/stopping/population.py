@@ -5,8 +5,6 @@ changes those settings that may change in the middle of a training: loss weights
 on its curve is that of its lineage, and its row in the lake says whose child it is. The controls take no part.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace

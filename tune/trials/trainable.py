@@ -4,8 +4,6 @@ A trial of one worker trains in this very process, which Ray Tune reuses for the
 those, and this process passes on what they say.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

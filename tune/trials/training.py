@@ -6,8 +6,6 @@ A trial of a search is scored on the validation split only; a finalist's trainin
 the training goes on.
 """
 
-from __future__ import annotations
-
 import math
 import socket
 import time

@@ -1,7 +1,5 @@
 """A trial of several workers: a Ray Train TorchTrainer runs its `messages` in every one of them, and the first is heard."""
 
-from __future__ import annotations
-
 import queue
 import threading
 import zlib

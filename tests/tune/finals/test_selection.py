@@ -1,7 +1,5 @@
 """Who becomes a finalist, and what counts as a second look at the test split."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """python -m tune.results: what it says of a lake, and that it loses nothing."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

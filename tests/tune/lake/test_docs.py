@@ -1,7 +1,5 @@
 """docs/lake.md: its queries run as they stand and find the newest rows, and it describes every column."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

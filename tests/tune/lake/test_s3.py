@@ -1,7 +1,5 @@
 """The lake on an object store that is slow, fails, refuses connections or is misused: nothing is lost, doubled or waited for."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

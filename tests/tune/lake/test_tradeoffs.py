@@ -1,7 +1,5 @@
 """Dice against seconds per case, from the lake."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tune.results import Writer, create_experiment, load

@@ -1,7 +1,5 @@
 """Values and releases: what goes into the lake comes out of it, whatever its type and whoever wrote the file."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

@@ -1,7 +1,5 @@
 """The project's own sampler: what it learns from curves that were cut."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

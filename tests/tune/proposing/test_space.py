@@ -1,7 +1,5 @@
 """Search spaces: what a file may say, and one sentence for everything it may not."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What Optuna is told, and which trials come. Without a running Ray."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What earlier searches teach a new one."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The surrogate repeats what was recorded and is close to a truth that it has not seen."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

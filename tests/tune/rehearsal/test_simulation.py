@@ -1,7 +1,5 @@
 """The simulated cluster's clock, its GPU-hours and losses, and what Ray's own parts are told."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a search is expected to take, before it starts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

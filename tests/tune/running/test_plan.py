@@ -1,7 +1,5 @@
 """Sizing: as many trials at once as fit, and a clear no to what never fits."""
 
-from __future__ import annotations
-
 import pytest
 
 from cdal.errors import InputError

@@ -1,7 +1,5 @@
 """What a search knows of its trials after it was cut."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

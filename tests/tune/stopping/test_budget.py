@@ -1,7 +1,5 @@
 """When the time or the GPU-hours are up."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

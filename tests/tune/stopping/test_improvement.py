@@ -1,7 +1,5 @@
 """The rule that ends a search when it no longer pays."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Population based training: how settings change, and a whole population under a real Ray."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Which trials are stopped early, by Ray's own rules. Without a running Ray."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pytest
