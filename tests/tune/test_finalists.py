@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from one_process import one_process
-from patience import finish, wait_for
+from patience import wait_for
 from searches import here, start, tiny, trials, worker_processes
 
 from cdal.data import open_dataset
@@ -149,13 +149,12 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(
     assert 0 < done < TRAININGS
 
     with start(*arguments, script=SCRIPT) as driver:
-        wait_for(lambda: finished(done + 1) or driver.poll() is not None)
-        driver.kill()
-    with start(*arguments, script=SCRIPT) as driver:
         wait_for(lambda: worker_processes(driver.pid) or driver.poll() is not None)
         os.kill(worker_processes(driver.pid)[0], signal.SIGKILL)
-        output = finish(driver)
-    assert driver.returncode == 0, output
+        wait_for(lambda: finished(done + 1) or driver.poll() is not None)
+        assert driver.poll() is None, driver.communicate()
+        driver.kill()
+    again(storage, "--name", "cut")
     last = trials(storage, "cut")
     assert (last["status"] == "finished").all()
     assert len(last) == TRAININGS
