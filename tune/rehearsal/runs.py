@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from tune.proposing import from_optuna
 from tune.rehearsal.curves import Surrogate
 from tune.rehearsal.medians import estimate, estimate_ratio, number
-from tune.rehearsal.simulation import Cluster, simulate
+from tune.rehearsal.simulation import Cluster, Simulation
 from tune.rehearsal.strategies import strategy
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run_one(surrogate: Surrogate, plan: Plan, task: tuple[str, int]) -> Run:
     recording = surrogate.recording
     space = recording.space
     searcher, scheduler = strategy(name)(space, plan.trials, plan.cluster.gpus, seed)
-    course = simulate(
+    course = Simulation(
         plan.cluster,
         searcher,
         scheduler,
@@ -81,7 +81,7 @@ def run_one(surrogate: Surrogate, plan: Plan, task: tuple[str, int]) -> Run:
         epochs=recording.epochs,
         trials=plan.trials,
         seed=seed,
-    )
+    ).run()
     reached = course.reached(plan.target * recording.best)
     return Run(
         strategy=name,

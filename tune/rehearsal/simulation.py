@@ -1,6 +1,6 @@
 """A search on a simulated cluster: Ray Tune's own searchers and schedulers, recorded curves for training, a clock that jumps.
 
-    course = simulate(Cluster(gpus=16), searcher, scheduler, curve_of, epochs=8, trials=200, seed=0)
+    course = Simulation(Cluster(gpus=16), searcher, scheduler, curve_of, epochs=8, trials=200, seed=0).run()
     course.reached(0.9)                      # when, and after how many GPU-seconds, the first trial had a Dice of 0.9
 
 Searcher and scheduler are called as Ray's TuneController calls them: a trial is proposed when a GPU is free; a result goes to the
@@ -82,33 +82,8 @@ class Course:
         return self.improvements[-1].dice if self.improvements else math.nan
 
 
-def simulate(
-    cluster: Cluster,
-    searcher: Searcher,
-    scheduler: TrialScheduler,
-    curve_of: Callable[[Config], LearningCurve],
-    *,
-    epochs: int,
-    trials: int,
-    seed: int,
-) -> Course:
-    """Run a search to its end.
-
-    Args:
-        cluster: what trials run on.
-        searcher: proposes configurations; told `dice`, `best_dice` (so far), `epoch`, `training_iteration`, and `curve` as trials
-            of this project report it.
-        scheduler: stops or pauses trials; sees the same.
-        curve_of: how a trial with a configuration goes.
-        epochs: of a whole trial.
-        trials: how many at most; fewer where the searcher says that there are enough.
-        seed: of the losses of GPUs.
-    """
-    return _Simulation(cluster, searcher, scheduler, curve_of, epochs, trials, seed).run()
-
-
-class _Simulation:
-    """The state of a run. Schedulers see it in place of Ray's TuneController."""
+class Simulation:
+    """A search to be run once. Schedulers see it in place of Ray's TuneController."""
 
     def __init__(
         self,
@@ -116,10 +91,23 @@ class _Simulation:
         searcher: Searcher,
         scheduler: TrialScheduler,
         curve_of: Callable[[Config], LearningCurve],
+        *,
         epochs: int,
         trials: int,
         seed: int,
     ) -> None:
+        """Make ready.
+
+        Args:
+            cluster: what trials run on.
+            searcher: proposes configurations; told `dice`, `best_dice` (so far), `epoch`, `training_iteration`, and `curve` as
+                trials of this project report it.
+            scheduler: stops or pauses trials; sees the same.
+            curve_of: how a trial with a configuration goes.
+            epochs: of a whole trial.
+            trials: how many at most; fewer where the searcher says that there are enough.
+            seed: of the losses of GPUs.
+        """
         self._cluster, self._searcher, self._curve_of = cluster, searcher, curve_of
         self._scheduler: Any = scheduler  # sees stand-ins for Ray's controller and trials
         self._epochs, self._trials_left = epochs, trials
@@ -138,6 +126,7 @@ class _Simulation:
         return self._trials
 
     def run(self) -> Course:
+        """The search from its start to its end."""
         for gpu in self._free:
             self._expect_loss(gpu)
         self._fill()

@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from tune.rehearsal import Cluster
 from tune.rehearsal.curves import LearningCurve
-from tune.rehearsal.simulation import Course, Moment, simulate
+from tune.rehearsal.simulation import Course, Moment, Simulation
 
 
 class Listed(Searcher):
@@ -45,7 +45,7 @@ def run(
     def curve_of(config: Mapping[str, Any]) -> LearningCurve:
         return curves[config["number"]]
 
-    return simulate(
+    return Simulation(
         cluster,
         searcher or Listed(len(curves)),
         scheduler or FIFOScheduler(),  # type: ignore[no-untyped-call]
@@ -53,7 +53,7 @@ def run(
         epochs=len(curves[0].dice),
         trials=len(curves),
         seed=seed,
-    )
+    ).run()
 
 
 def curve(*dice: float, seconds: float = 60.0, fails_after: int | None = None) -> LearningCurve:
