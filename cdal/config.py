@@ -20,15 +20,7 @@ from typing import Any, Literal
 
 from cdal.errors import InputError, short
 from cdal.plain_yaml import read_yaml
-from cdal.sections import (
-    SECTIONS,
-    DiffusionConfig,
-    EvaluationConfig,
-    LossConfig,
-    ModelConfig,
-    OptimiserConfig,
-    TrainingConfig,
-)
+from cdal.sections import SECTIONS, DiffusionConfig, EvaluationConfig, LossConfig, ModelConfig, OptimiserConfig, TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,10 +100,7 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
         if not given.again:
             refuse_again(before)
         create_experiment(root, name, _describe(given, plan, contest))
-    with (
-        ends_well("the retraining", _go_on(given), console),
-        hold(f"{root}/{name}/tune", partial(console.print, markup=False)),
-    ):
+    with ends_well("the retraining", _go_on(given), console), hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
         evaluations = _evaluation(root, name).begin(contest, before, again=given.again)
         _print_plan(plan, contest, name, {}, console)
         retraining = Retraining(plan, contest, root, name, evaluations, machine=machine, address=given.address)

@@ -127,13 +127,7 @@ def inspect_folder(folder: Path, dataset: str | None = None, watch: Watch = lamb
         refusals = _fold_refusals(opened)
         (problems if len(refusals) == len(opened.spec.folds) else warnings).extend(refusals)
     return Inspection(
-        folder=folder,
-        dataset=dataset,
-        cases=cases,
-        classes=classes or (),
-        opened=opened,
-        problems=problems,
-        warnings=warnings,
+        folder=folder, dataset=dataset, cases=cases, classes=classes or (), opened=opened, problems=problems, warnings=warnings
     )
 
 

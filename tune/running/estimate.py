@@ -198,13 +198,7 @@ def forecast(
         room, fixed = (min(limits) * at_once - min(published, *limits)) / whole, controls - 1
         count = 1 + max(0, round(room if room < fixed else fixed + (room - fixed) / share))
     return Forecast(
-        count,
-        whole,
-        published,
-        min(wall(count, share), *limits),
-        min(wall(count, 1.0), *limits),
-        gpus * min(at_once, count),
-        price,
+        count, whole, published, min(wall(count, share), *limits), min(wall(count, 1.0), *limits), gpus * min(at_once, count), price
     )
 
 
