@@ -27,7 +27,6 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from cdal.checkpoint import published_names
@@ -414,6 +413,7 @@ def predict_volume(config: Config, generator: nn.Module, volume: Tensor, rng: to
     A cube is one batch of S slices. Cubes overlap along D too, so the same slices go through the networks again and again, as
     released.
     """
+    from monai.inferers.utils import sliding_window_inference  # here: it takes seconds to import
 
     def predict(cube: Tensor) -> Tensor:  # (1, C, S, S, S) -> (1, M, S, S, S)
         return decide(config, generator, cube[0].transpose(0, 1), rng).transpose(0, 1)[None]

@@ -7,6 +7,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import lean
 import pytest
 from patience import run
 from searches import ROOT, tiny, trials
@@ -54,7 +55,7 @@ def test_every_command_is_there(environment: Path) -> None:
 @pytest.mark.ray
 def test_a_search_runs_and_says_how_to_go_on(environment: Path, tmp_path: Path) -> None:
     options = ["--space", tiny(tmp_path, epochs=1), "--trials", 1, "--name", "first"]
-    done = run([environment / "bin" / "cdal-search", *options], cwd=tmp_path, env=os.environ | {"RAY_worker_niceness": "0"})
+    done = run([environment / "bin" / "cdal-search", *options], cwd=tmp_path, env=os.environ | lean.ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / done.stdout.splitlines()[-1]).is_file()
     assert list(trials(tmp_path / "results", "first")["status"]) == ["finished"]

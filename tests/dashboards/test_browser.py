@@ -22,7 +22,7 @@ MakeLake = Callable[..., Path]
 Open = Callable[..., Any]
 
 # Without the GL flags, charts that need WebGL fail in a browser without a display.
-FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-compositing"]
 DRAWN = """() => [...document.querySelectorAll('[data-figure]')].every(
     box => box.classList.contains('js-plotly-plot') && box._fullLayout && box.querySelector('.main-svg'))"""
 HOSTILE = "<img src=x onerror=alert(1)><b>&\"' %{x} {{7*7}} 😀 שלום"

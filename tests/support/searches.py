@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lean
 import pandas as pd
 from one_process import one_process
 from patience import end, finish
@@ -57,9 +58,8 @@ class Command(subprocess.Popen[str]):
 
 
 def start(*arguments: object, script: str = "tune/search.py") -> Command:
-    fair = os.environ | {"RAY_worker_niceness": "0"}  # beside other tests nice workers starve
-    command = [sys.executable, script, *map(str, arguments)]
-    return Command(command, cwd=ROOT, env=fair, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command, environment = [sys.executable, script, *map(str, arguments)], os.environ | lean.ENVIRONMENT
+    return Command(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run(*arguments: object, script: str = "tune/search.py") -> list[str]:

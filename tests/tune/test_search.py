@@ -220,10 +220,10 @@ def test_out_of_memory_is_infeasible_and_does_not_end_the_search(tmp_path: Path)
 
 def test_a_population_copies_its_best(tmp_path: Path) -> None:
     storage = tmp_path / "lake"
-    text = tiny(tmp_path, epochs=6).read_text().replace("min: 1e-4, max: 1e-2", "min: 1e-6, max: 1e-2")
+    text = tiny(tmp_path, epochs=4).read_text().replace("min: 1e-4, max: 1e-2", "min: 1e-6, max: 1e-2")
     (tmp_path / "rates.yaml").write_text(text)
-    here("--space", tmp_path / "rates.yaml", "--storage", storage, "--trials", 8, "--scheduler", "pbt", "--name", "population")
-    assert_whole(storage, "population", 8, 6)
+    here("--space", tmp_path / "rates.yaml", "--storage", storage, "--trials", 6, "--scheduler", "pbt", "--name", "population")
+    assert_whole(storage, "population", 6, 4)
     table = trials(storage, "population")
     assert set(table["status"]) == {"finished"}
     copies = table[table["parent"].notna()]

@@ -31,21 +31,21 @@ def working_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_store_that_is_away_twice_costs_no_row(tmp_path: Path, s3: Bucket, working_copies: Path) -> None:
     lake = f"{s3.address}/lake"
-    arguments = ("--space", tiny(tmp_path, epochs=40), "--trials", 4, "--storage", lake, "--name", "first", "--scheduler", "none")
+    arguments = ("--space", tiny(tmp_path, epochs=24), "--trials", 3, "--storage", lake, "--name", "first", "--scheduler", "none")
     with start(*arguments, script=ONE_PROCESS) as driver:
-        for _ in range(2):
+        for seconds in 30, 10:
             seen = rows_of(lake, "metrics")
             wait_for(lambda seen=seen: rows_of(lake, "metrics") > seen)
             with s3.service.away():
-                time.sleep(30)
+                time.sleep(seconds)
         output = finish(driver)
     assert driver.returncode == 0, output
-    assert_whole(lake, "first", 4, epochs=40)
+    assert_whole(lake, "first", 3, epochs=24)
     best = trials(lake, "first")["checkpoint"]
     for number, path in enumerate(best):
         (tmp_path / "best.safetensors").write_bytes(s3.get(f"lake/{path}"))
         config, _ = load_model(tmp_path / "best.safetensors")
-        assert config.training.epochs == 40, number
+        assert config.training.epochs == 24, number
     assert "lake/first/tune/driver.json" not in s3.keys
     assert [path for path in working_copies.rglob("*") if path.suffix == ".safetensors"] == []
 
