@@ -10,7 +10,9 @@ from pathlib import Path
 import lean
 import pytest
 from patience import run
-from searches import ROOT, tiny, trials
+from searches import ROOT, assert_whole, here, tiny
+
+from tune.results import load
 
 pytestmark = pytest.mark.long
 
@@ -53,12 +55,20 @@ def test_every_command_is_there(environment: Path) -> None:
 
 
 @pytest.mark.ray
-def test_a_search_runs_and_says_how_to_go_on(environment: Path, tmp_path: Path) -> None:
-    options = ["--space", tiny(tmp_path, epochs=1), "--trials", 1, "--name", "first"]
-    done = run([environment / "bin" / "cdal-search", *options], cwd=tmp_path, env=os.environ | lean.ENVIRONMENT)
+def test_a_search_runs_whose_two_workers_learn_what_one_learns(environment: Path, tmp_path: Path) -> None:
+    options = ["--space", tiny(tmp_path, epochs=2), "--trials", 1, "--seed", 7]
+    command = [environment / "bin" / "cdal-search", *options, "--workers-per-trial", 2, "--name", "two"]
+    done = run(command, cwd=tmp_path, env=os.environ | lean.ENVIRONMENT)
     assert done.returncode == 0, done.stdout + done.stderr
+    lake = tmp_path / "results"
     assert (tmp_path / done.stdout.splitlines()[-1]).is_file()
-    assert list(trials(tmp_path / "results", "first")["status"]) == ["finished"]
+    assert_whole(lake, "two", 1, 2)
+    here(*options, "--storage", lake, "--name", "one")
+    both = load(lake).metrics().to_pandas().pivot_table(index="epoch", columns="experiment", values="loss_reconstruction")
+    assert both["one"].to_numpy() == pytest.approx(both["two"].to_numpy(), rel=1e-3)
+
+
+def test_wrong_input_is_one_sentence_there_too(environment: Path, tmp_path: Path) -> None:
     wrong = run([environment / "bin" / "cdal-finalists", "--experiment", "none"], cwd=tmp_path)
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lean
 import pytest
 import yaml
 from patience import run
@@ -33,7 +34,7 @@ print(json.dumps({"one": needs(1), "two": needs(2), "nodes": cluster_nodes()}))
 def ask(home: Path, resources: dict[str, float]) -> dict[str, Any]:
     """What a head without CPUs answers."""
     call = [sys.executable, "-c", SCRIPT, json.dumps(resources)]
-    settings = os.environ | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = os.environ | lean.ENVIRONMENT | {"HOME": str(home)}
     done = run(call, cwd=ROOT, env=settings)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -42,7 +42,7 @@ parameters:
 """
 
 
-def tiny(folder: Path, epochs: int = 3, steps: int = 2) -> Path:
+def tiny(folder: Path, epochs: int = 3, steps: int = 1) -> Path:
     """A search space whose trials take seconds."""
     path = folder / "tiny.yaml"
     path.write_text(TINY.replace("EPOCHS", str(epochs)).replace("STEPS", str(steps)))

@@ -101,30 +101,23 @@ def test_more_trials_can_be_added_later(twice: tuple[Path, list[list[str]]]) -> 
 
 
 @pytest.mark.ray
-def test_a_search_that_is_killed_piece_by_piece_goes_on_and_loses_nothing(tmp_path: Path) -> None:
-    storage, seconds = tmp_path / "lake", random.Random(0)
-    with start("--space", tiny(tmp_path, epochs=20), "--storage", storage, "--trials", 4, "--name", "cut") as driver:
+def test_a_search_that_lost_a_worker_and_is_told_to_end_saves_all_and_goes_on(tmp_path: Path) -> None:
+    """One that is killed itself: in `test_finalists.py` and `test_search_on_s3.py`."""
+    storage = tmp_path / "lake"
+    options = ("--trials", 3, "--max-concurrent", 1, "--name", "polite")
+    with start("--space", tiny(tmp_path, epochs=40), "--storage", storage, *options) as driver:
         wait_for(lambda: rows_of(storage, "metrics") > 0 or driver.poll() is not None)
-        killed, *_ = worker_processes(driver.pid)
-        time.sleep(seconds.uniform(0, 1))
-        os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: trials(storage, "cut")["restarts"].sum() > 0 or driver.poll() is not None)
-        time.sleep(seconds.uniform(0, 1))
-        assert driver.poll() is None, driver.communicate()
-        driver.kill()
-    here("--resume", "cut", "--storage", storage)
-    assert_whole(storage, "cut", 4, 20)
-    assert trials(storage, "cut")["restarts"].sum() == 1
-
-
-@pytest.mark.ray
-def test_a_polite_end_saves_all_and_tells_how_to_go_on(tmp_path: Path) -> None:
-    with start("--space", tiny(tmp_path, epochs=500), "--storage", tmp_path / "lake", "--trials", 4, "--name", "polite") as driver:
-        wait_for(lambda: rows_of(tmp_path / "lake", "metrics") > 0)
+        time.sleep(random.Random(0).uniform(0, 1))
+        os.kill(worker_processes(driver.pid)[0], signal.SIGKILL)
+        wait_for(lambda: trials(storage, "polite")["restarts"].sum() > 0 or driver.poll() is not None)
         driver.send_signal(signal.SIGTERM)
         output = finish(driver, 30)
     assert driver.returncode == 130, output
-    assert_polite(tmp_path / "lake", output)
+    assert_polite(storage, output)
+    assert output.count("Traceback") == 1  # Ray's, of the worker
+    here("--resume", "polite", "--storage", storage)
+    assert_whole(storage, "polite", 3, 40)
+    assert trials(storage, "polite")["restarts"].sum() == 1
 
 
 def test_ctrl_c_is_as_polite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,12 +128,13 @@ def test_ctrl_c_is_as_polite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr(Recorder, "close", lambda self: (os.kill(os.getpid(), signal.SIGINT), close(self)))
     with one_process(), pytest.raises(SystemExit, match="130"):
         search.main(["--space", str(tiny(tmp_path, epochs=500)), "--storage", str(lake), "--trials", "4", "--name", "polite"])
-    assert_polite(lake, capsys.readouterr().out)
+    output = capsys.readouterr().out
+    assert_polite(lake, output)
+    assert "Traceback" not in output
 
 
 def assert_polite(lake: Path, output: str) -> None:
     assert output.splitlines()[-1] == f"python tune/search.py --resume polite --storage {lake}"
-    assert "Traceback" not in output
     statuses = set(trials(lake, "polite")["status"])
     assert "interrupted" in statuses
     assert not statuses & {"running", "pending"}
@@ -170,18 +164,6 @@ def test_trials_that_had_no_turn_within_the_budget_are_left_for_another_session(
     assert set(waiting["reason"]) == {"the time budget was used up"}
     assert waiting["started_at"].isna().all()
     assert waiting["epochs"].isna().all()
-
-
-@pytest.mark.ray
-def test_trials_of_several_workers(tmp_path: Path) -> None:
-    arguments = ("--space", tiny(tmp_path, epochs=2), "--storage", tmp_path / "lake", "--trials", 1, "--seed", 7)
-    run(*arguments, "--workers-per-trial", 2, "--name", "two")
-    assert_whole(tmp_path / "lake", "two", 1, 2)
-    here(*arguments, "--name", "one")
-    both = (
-        load(tmp_path / "lake").metrics().to_pandas().pivot_table(index="epoch", columns="experiment", values="loss_reconstruction")
-    )
-    assert both["one"].to_numpy() == pytest.approx(both["two"].to_numpy(), rel=1e-3)
 
 
 def test_several_objectives_and_a_warm_start_from_them(tmp_path: Path) -> None:
