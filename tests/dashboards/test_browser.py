@@ -62,7 +62,7 @@ def open_page(browser: Any) -> Iterator[Open]:
         page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: requested.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_function(DRAWN, timeout=600_000)
+        page.wait_for_function(DRAWN, timeout=600_000, polling=100)
         return page
 
     yield open_
@@ -204,10 +204,10 @@ def test_links_keyboard_toolbar_and_outlines(site: Path, open_page: Open) -> Non
     assert not truth.is_visible()
     assert page.locator("g.prediction path:not(.halo)").first.is_visible()
     page.get_by_role("link", name="one", exact=True).click()
-    page.wait_for_function(DRAWN)
+    page.wait_for_function(DRAWN, polling=100)
     assert page.get_by_role("heading", level=1).inner_text() == "one experiment"
     page.locator("table.ranking th a").first.click()
-    page.wait_for_function(DRAWN)
+    page.wait_for_function(DRAWN, polling=100)
     assert page.get_by_role("heading", level=1).inner_text().startswith("Trial #")
     page.get_by_role("link", name="All experiments").click()
     assert page.get_by_role("heading", level=1).inner_text() == "cDAL Search leaderboard"

@@ -62,10 +62,11 @@ def _stalled() -> float | None:
 
 def wait_for(condition: Callable[[], object], seconds: float = 120, every: float = 0.05) -> None:
     """Look again and again until something is true; AssertionError where it did not become so."""
-    patience = Patience(seconds)
+    patience, looked = Patience(seconds), time.monotonic()
     while not condition():
         assert not patience.over, f"it did not happen within {seconds} s"
-        time.sleep(every)
+        time.sleep(max(every, min(9 * (time.monotonic() - looked), 1.0)))  # looking leaves the processor to what is waited for
+        looked = time.monotonic()
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> str:
