@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,13 @@ def open_page(browser: Any) -> Iterator[Open]:
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         pages.append(page)
         page.set_default_timeout(60_000)
+        page.wait_for_function = partial(page.wait_for_function, polling=100)  # ms; else it looks at every frame
         page.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: requested.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_function(DRAWN, timeout=600_000, polling=100)
+        page.wait_for_function(DRAWN, timeout=600_000)
         return page
 
     yield open_
@@ -204,10 +206,10 @@ def test_links_keyboard_toolbar_and_outlines(site: Path, open_page: Open) -> Non
     assert not truth.is_visible()
     assert page.locator("g.prediction path:not(.halo)").first.is_visible()
     page.get_by_role("link", name="one", exact=True).click()
-    page.wait_for_function(DRAWN, polling=100)
+    page.wait_for_function(DRAWN)
     assert page.get_by_role("heading", level=1).inner_text() == "one experiment"
     page.locator("table.ranking th a").first.click()
-    page.wait_for_function(DRAWN, polling=100)
+    page.wait_for_function(DRAWN)
     assert page.get_by_role("heading", level=1).inner_text().startswith("Trial #")
     page.get_by_role("link", name="All experiments").click()
     assert page.get_by_role("heading", level=1).inner_text() == "cDAL Search leaderboard"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def visit(browser: Any) -> Iterator[Open]:
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         pages.append(page)
         page.set_default_timeout(1000 * PATIENCE)
+        page.wait_for_function = partial(page.wait_for_function, polling=100)  # ms; else it looks at every frame
         page.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning", "trace") else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
