@@ -4,11 +4,9 @@ What Ray has a part in (processes, crashes, signals, several workers) runs with 
 """
 
 import os
-import random
 import re
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from patience import finish, wait_for
 from searches import assert_whole, here, rows_of, run, start, tiny, trials, worker_processes
 
 from cdal.checkpoint import read_info
+from cdal.training import LAST
 from tune import search
 from tune.lake import hold
 from tune.results import load
@@ -106,8 +105,7 @@ def test_a_search_that_lost_a_worker_and_is_told_to_end_saves_all_and_goes_on(tm
     storage = tmp_path / "lake"
     options = ("--trials", 3, "--max-concurrent", 1, "--name", "polite")
     with start("--space", tiny(tmp_path, epochs=40), "--storage", storage, *options) as driver:
-        wait_for(lambda: rows_of(storage, "metrics") > 0 or driver.poll() is not None)
-        time.sleep(random.Random(0).uniform(0, 1))
+        wait_for(lambda: list(storage.glob(f"polite/tune/*/{LAST}")) or driver.poll() is not None)
         os.kill(worker_processes(driver.pid)[0], signal.SIGKILL)
         wait_for(lambda: trials(storage, "polite")["restarts"].sum() > 0 or driver.poll() is not None)
         driver.send_signal(signal.SIGTERM)
