@@ -1,8 +1,11 @@
-"""Lakes to build pages from, written by the real Writer; the learning in them is made up, the pictures are drawn."""
+"""Lakes to build pages from, written by the real Writer; the learning in them is made up, the pictures are drawn. And a browser."""
 
 import io
 import math
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from tune.results import Writer, create_experiment
 MakeLake = Callable[..., Path]
 
 _START = 1_790_000_000.0
+# Without the GL flags, charts that need WebGL fail in a browser without a display.
+_FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-compositing"]
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -128,3 +133,55 @@ def _maker(folder: Path) -> MakeLake:
         return root
 
     return make
+
+
+@pytest.fixture(scope="module")
+def window() -> Iterator[Any]:
+    """A page of Chromium, one for all tests of a file: it need not compile Plotly again and again."""
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        executable = None
+    if executable is None:
+        reason = "browser tests need Playwright and Chromium: pip install playwright, apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
+        page: Any = chromium.new_page()
+        page.set_default_timeout(600_000)  # for a machine that does much else
+        page.wait_for_function = partial(page.wait_for_function, polling=100)  # ms; else it looks at every frame
+        yield page
+        chromium.close()
+
+
+@pytest.fixture
+def visit(window: Any) -> Iterator[Callable[..., Any]]:
+    """Open an address; afterwards, check that nothing went wrong there and that nothing was asked of another machine."""
+    troubles: list[str] = []
+    requested: list[str] = []
+    own = ["data:", "blob:"]
+    listeners = {
+        "console": lambda message: troubles.append(message.text) if message.type in ("error", "warning", "trace") else None,
+        "pageerror": lambda error: troubles.append(str(error)),
+        "dialog": lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()),
+        "request": lambda request: requested.append(request.url),
+    }
+    for event, listener in listeners.items():
+        window.on(event, listener)
+
+    def open_(address: str, *, width: int = 1280, scheme: str = "light") -> Any:
+        own.append("/".join(address.split("/")[:3]) + "/")
+        window.set_viewport_size({"width": width, "height": 900})
+        window.emulate_media(color_scheme=scheme)
+        window.goto(address)
+        return window
+
+    yield open_
+    for event, listener in listeners.items():
+        window.remove_listener(event, listener)
+    window.goto("about:blank")
+    assert [trouble for trouble in troubles if "GPU stall" not in trouble and "WARN" not in trouble] == []
+    assert [url for url in requested if not url.startswith(tuple(own))] == []

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
@@ -10,14 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from patience import communicate, run, wait_for
-from playwright.sync_api import sync_playwright
 from s3 import Answer, Bucket
 
 from dashboards.live import Watch
@@ -30,7 +27,6 @@ Serve = Callable[..., str]
 Open = Callable[..., Any]
 
 SCRIPT = Path(__file__).parents[2] / "dashboards" / "serve.py"
-FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-compositing"]
 PATIENCE = 600.0  # seconds, for a machine that does much else
 HOSTILE = '<img src=x onerror=alert(1)><b>&" {{7*7}} %{x}'
 SEEN = """() => {
@@ -59,45 +55,6 @@ def serve() -> Iterator[Serve]:
     for process in started:
         out, err = communicate(process)
         assert (process.returncode, out, err) == (0, "", "")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        if os.environ.get("CI"):
-            pytest.fail("browser tests need Chromium: apt-get install chromium")
-        pytest.skip("browser tests need Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """Open an address; afterwards, check that nothing went wrong there and that nothing was asked of another machine."""
-    troubles: list[str] = []
-    requested: list[str] = []
-    pages = []
-
-    def open_(address: str, *, width: int = 1280, scheme: str = "light") -> Any:
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        pages.append(page)
-        page.set_default_timeout(1000 * PATIENCE)
-        page.wait_for_function = partial(page.wait_for_function, polling=100)  # ms; else it looks at every frame
-        page.on("console", lambda message: troubles.append(message.text) if message.type in ("error", "warning", "trace") else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("dialog", lambda dialog: (troubles.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: requested.append(request.url))
-        page.goto(address)
-        return page
-
-    yield open_
-    for page in pages:
-        page.close()
-    assert [trouble for trouble in troubles if "GPU stall" not in trouble] == []
-    assert [url for url in requested if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
 
 
 def wait_for_charts(page: Any, count: int = len(PANELS)) -> None:
