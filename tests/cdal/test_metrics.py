@@ -6,9 +6,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-from monai.metrics.panoptic_quality import compute_panoptic_quality
-from monai.metrics.surface_distance import compute_average_surface_distance
 from scipy import ndimage, stats
 from sklearn.metrics import f1_score, jaccard_score
 from torch import Tensor
@@ -38,6 +35,9 @@ def blobs(shape: tuple[int, ...], seed: int, share: float = 0.3) -> Tensor:
 
 
 def as_monai(predicted: Tensor, true: Tensor, spacing: tuple[float, ...]) -> tuple[float, float]:
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance  # here: not every process of the tests needs it
+    from monai.metrics.surface_distance import compute_average_surface_distance
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         hd95 = compute_hausdorff_distance(predicted[None, None], true[None, None], True, percentile=95, spacing=list(spacing))
@@ -198,6 +198,8 @@ def test_object_scores_of_empty_masks_and_single_pixels() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_object_scores_are_those_of_the_definitions(seed: int) -> None:
+    from monai.metrics.panoptic_quality import compute_panoptic_quality
+
     instances = torch.from_numpy(ndimage.label(blobs((1, 60, 60), seed))[0])
     instances[instances == 2] = 100_000  # numbers need not be consecutive
     predicted = (instances > 0) ^ blobs((1, 60, 60), seed + 50, share=0.15)

@@ -31,7 +31,7 @@ def working_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_store_that_is_away_twice_costs_no_row(tmp_path: Path, s3: Bucket, working_copies: Path) -> None:
     lake = f"{s3.address}/lake"
-    arguments = ("--space", tiny(tmp_path, epochs=24), "--trials", 3, "--storage", lake, "--name", "first", "--scheduler", "none")
+    arguments = ("--space", tiny(tmp_path, epochs=30), "--trials", 2, "--storage", lake, "--name", "first", "--scheduler", "none")
     with start(*arguments, script=ONE_PROCESS) as driver:
         for seconds in 30, 10:
             seen = rows_of(lake, "metrics")
@@ -40,12 +40,12 @@ def test_a_store_that_is_away_twice_costs_no_row(tmp_path: Path, s3: Bucket, wor
                 time.sleep(seconds)
         output = finish(driver)
     assert driver.returncode == 0, output
-    assert_whole(lake, "first", 3, epochs=24)
+    assert_whole(lake, "first", 2, epochs=30)
     best = trials(lake, "first")["checkpoint"]
     for number, path in enumerate(best):
         (tmp_path / "best.safetensors").write_bytes(s3.get(f"lake/{path}"))
         config, _ = load_model(tmp_path / "best.safetensors")
-        assert config.training.epochs == 24, number
+        assert config.training.epochs == 30, number
     assert "lake/first/tune/driver.json" not in s3.keys
     assert [path for path in working_copies.rglob("*") if path.suffix == ".safetensors"] == []
 
