@@ -43,7 +43,7 @@ class Probe:
     def about(self) -> Facts:
         """Versions, GPUs, room and security of this node."""
         from cdal.caching import cache_folder
-        from tune.running import git_commit, versions
+        from tune.lake import git_commit, versions
 
         gpus, problem = _gpus()
         commit = git_commit()

@@ -185,7 +185,8 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
 
 def _repeated(given: argparse.Namespace, root: str, console: Console) -> Options:
     """What an experiment was started with; says where this machine's versions are not those of then."""
-    from tune.running import Options, git_commit, versions
+    from tune.lake import git_commit, versions
+    from tune.running import Options
 
     asked = [name for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__]
     if asked or given.resume is not None:

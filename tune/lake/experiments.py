@@ -1,9 +1,13 @@
-"""Experiments of a lake: their names and descriptions."""
+"""Experiments of a lake: their names and descriptions, and what made them."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from tune.lake.storage import Store
 from tune.lake.tables import SCHEMA_VERSION
 
 DESCRIPTION = "experiment.json"
+_PACKAGES = ("cdal-search", "ray", "optuna", "torch", "numpy", "monai", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,26 @@ def describe(store: Store, name: str) -> Experiment | None:
     if not isinstance(description, dict):
         raise InputError(f"{store.name(path)} is not a JSON object")
     return Experiment(name, description)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what figures depend on."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the project, with `-dirty` where files differ from it; in a copy without a repository what CDAL_COMMIT says."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("CDAL_COMMIT")
 
 
 def _check_name(name: str) -> None:

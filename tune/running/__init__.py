@@ -2,7 +2,7 @@
 
 from tune.running.machines import Node, cluster_nodes, connect, this_machine
 from tune.running.options import Options, absolute, parse_duration
-from tune.running.plan import Plan, git_commit, make_plan, remake_plan, versions
+from tune.running.plan import Plan, make_plan, remake_plan
 from tune.running.progress import Progress, brief, clock, describe_kind, top_table
 from tune.running.recorder import Record, Recorder, RecordingCallback
 from tune.running.session import Session, measure_paces, trial_config

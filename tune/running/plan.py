@@ -3,13 +3,8 @@
 import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from cdal.config import Config, parse_setting
@@ -18,6 +13,7 @@ from cdal.data.layouts import recognise
 from cdal.data.remote import local_folder
 from cdal.errors import InputError
 from cdal.training import check_fit
+from tune.lake import git_commit, versions
 from tune.proposing import OBJECTIVES, SAMPLERS, Space, WarmStart, check_sampler, controls, default_sampler, gather, startup_trials
 from tune.proposing import space as spaces
 from tune.running.estimate import Forecast, Paces, forecast
@@ -27,7 +23,6 @@ from tune.stopping import DEFAULT_MIN_IMPROVEMENT, POPULATION, SCHEDULERS, check
 
 DEFAULT_DATASET = "phantom"
 DEFAULT_TRIALS = 8
-_PACKAGES = ("cdal-search", "ray", "optuna", "torch", "numpy", "monai", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -250,23 +245,3 @@ def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[s
 
 def _names() -> list[str]:
     return [name for name in spaces.shipped() if not name.endswith("_cpu")]
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of what figures depend on."""
-    found = {"python": sys.version.split()[0]}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the project, with `-dirty` where files differ from it; in a copy without a repository what CDAL_COMMIT says."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return os.environ.get("CDAL_COMMIT")
