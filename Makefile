@@ -14,9 +14,9 @@ search: .venv/installed
 leaderboard: .venv/installed
 	$(bin)/python dashboards/leaderboard.py --storage $(storage)
 
-# compiled files are kept, as these tests start many processes; a third process of pytest, as many of them wait
+# compiled files are kept, as these tests start many processes; more processes of pytest than cores, as many of them wait
 test: .venv/installed-dev
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-quick: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not ray and not browser and not hosts and not long"
