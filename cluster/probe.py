@@ -42,6 +42,7 @@ class Probe:
 
     def about(self) -> Facts:
         """Versions, GPUs, room and security of this node."""
+        import tune.running  # noqa: F401  # all that trials and the estimate need, or this node is no use
         from cdal.caching import cache_folder
         from tune.lake import git_commit, versions
 

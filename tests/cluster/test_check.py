@@ -167,6 +167,17 @@ def test_a_node_cannot_write_below_a_file_nor_read_what_is_not_there(tmp_path: P
         Probe().data(f"{tmp_path}/empty")
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("missing", ["optuna", "ray.tune", "torch"])
+def test_a_node_that_lacks_what_trials_need_does_not_pass(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from cluster.probe import Probe; Probe().about()"
+    done = run([sys.executable, "-c", code], cwd=ROOT)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("ModuleNotFoundError: "), done.stderr
+    assert missing in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
