@@ -243,8 +243,8 @@ def test_two_steps_equal_ours(name: str) -> None:
     plain = PlainTrainer(config, CPU, parts.append)
     plain.load(ours)
     torch.manual_seed(0)
-    image = torch.randn(2, config.model.image_channels, config.model.image_size, config.model.image_size)
-    mask = torch.randn(2, config.model.mask_channels, *image.shape[2:]).sign()
+    image = torch.randn(4, config.model.image_channels, config.model.image_size, config.model.image_size)
+    mask = torch.randn(4, config.model.mask_channels, *image.shape[2:]).sign()
     assert ours.discriminator is not None
     assert ours.average is not None
     before = {**released_state(ours.generator), **released_state(ours.discriminator)}
@@ -252,7 +252,7 @@ def test_two_steps_equal_ours(name: str) -> None:
 
     for number in range(2):
         parts.clear()
-        draws = random_draws(config, batch=2)
+        draws = random_draws(config, batch=4)
         found, expected = plain.step(image, mask, draws), ours.step(image, mask, draws)
         assert ("r1_penalty" in found) == ("R1" in parts) == (number == 0)
         assert {key for key in expected if key.startswith("r1")} == {key for key in found if key.startswith("r1")}

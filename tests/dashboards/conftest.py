@@ -184,5 +184,5 @@ def visit(window: Any) -> Iterator[Callable[..., Any]]:
     for event, listener in listeners.items():
         window.remove_listener(event, listener)
     window.goto("about:blank")
-    assert [trouble for trouble in troubles if "GPU stall" not in trouble and "WARN" not in trouble] == []
+    assert [trouble for trouble in troubles if "GPU stall" not in trouble] == []
     assert [url for url in requested if not url.startswith(tuple(own))] == []
