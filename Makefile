@@ -2,12 +2,13 @@
 # make leaderboard   draw the leaderboard again from the results
 # make test-quick    tests that start neither Ray nor a browser nor hosts, and do not take long
 # make test          the whole test suite
+# make test-gpu      the tests that need a GPU, where there is one
 # make lint          style and types
 PYTHON ?= python3
 bin := .venv/bin
 storage ?= results
 
-.PHONY: search leaderboard test test-quick lint
+.PHONY: search leaderboard test test-quick test-gpu lint
 search: .venv/installed
 	$(bin)/python tune/search.py --storage $(storage)
 
@@ -19,7 +20,10 @@ test: .venv/installed-dev
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-quick: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not ray and not browser and not hosts and not long"
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not ray and not browser and not hosts and not long and not gpu"
+
+test-gpu: .venv/installed-dev
+	$(bin)/python -m pytest -m gpu
 
 lint: .venv/installed-dev
 	$(bin)/ruff check .

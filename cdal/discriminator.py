@@ -11,7 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cdal.layers import DiscriminatorBlock, append_batch_deviation, scaled_conv, scaled_linear, time_features
+from cdal.devices import fused
+from cdal.layers import (
+    DiscriminatorBlock,
+    Given,
+    append_batch_deviation,
+    bias_of,
+    convolve,
+    entering,
+    scaled_conv,
+    scaled_linear,
+    time_features,
+)
 from cdal.sections import ModelConfig
 
 # Channels into and out of every block as multiples of n, and whether the block halves the resolution.
@@ -56,15 +67,23 @@ class Discriminator(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, x_next: Tensor) -> Tensor:
         """Logits, larger for true pairs: x_t, x_next (B, M, H, W), t (B,) -> (B, 1). B is at most 4 or a multiple of 4."""
         h = self.features(x_t, t, x_next, len(self.blocks))
-        h = F.leaky_relu(self.final_conv(append_batch_deviation(h)), 0.2)
+        h, bias = convolve(self.final_conv, append_batch_deviation(h))
+        h = F.leaky_relu(h, 0.2) if bias is None else fused.add_leaky(h, bias.expand(len(h), -1), 0.2)
         out: Tensor = self.final_linear(h.sum(dim=(2, 3)))
         return out
 
     def features(self, x_t: Tensor, t: Tensor, x_next: Tensor, tap: int) -> Tensor:
         """The feature map at a tap, 0 for the stem and i for the i-th block; nothing behind the tap is computed."""
-        time = F.leaky_relu(self.time1(time_features(t, self.time_embedding, self.time1.weight.dtype)), 0.2)
+        time: Tensor | Given = F.leaky_relu(self.time1(time_features(t, self.time_embedding, self.time1.weight.dtype)), 0.2)
         time = F.leaky_relu(self.time2(time), 0.2)
-        h: Tensor = self.stem(torch.cat([x_t, x_next], dim=1))
-        for block in self.blocks[:tap]:
+        h, bias = convolve(self.stem, entering(torch.cat([x_t, x_next], dim=1), self.stem))
+        h = h if bias is None else h + bias[:, None, None]
+        blocks = [block for block in self.blocks[:tap] if isinstance(block, DiscriminatorBlock)]
+        if blocks and fused.available(h):
+            given = Given()
+            given.project(time, [block.time for block in blocks], [block.conv1 for block in blocks])
+            given.repeat(fused.ROWS, {block.conv2: [bias_of(block.conv2)] for block in blocks})
+            time = given
+        for block in blocks:
             h = block(h, time)
         return h

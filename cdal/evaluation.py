@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from cdal.data.dataset import Case, Dataset, DatasetSpec
+from cdal.devices.transfer import to_device
 from cdal.metrics import count_pixels, dice_and_iou, error_correlation, object_scores, surface_distances, volume_error
 
 Sample = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
@@ -160,10 +161,10 @@ def validate(
         most = _most(BATCH_PIXELS, size)
         for start in range(0, len(slices), most):
             batch = torch.stack([_pad(case.image[:, number], size) for case, number in slices[start : start + most]])
-            masks = sample(spec.normalise(batch.to(device)), rngs)  # (V, N, M, H, W)
+            masks = sample(spec.normalise(to_device(batch, device)), rngs)  # (V, N, M, H, W)
             average = probabilities(masks).mean(dim=0).transpose(0, 1)
-            labels += list(decide(average, spec.foreground).cpu())
-        decided = iter(labels)
+            labels.append(decide(average, spec.foreground))
+        decided = iter(torch.cat(labels).cpu())  # all at the end: a GPU goes on meanwhile
         for case in group:
             score(case, torch.stack([_unpad(next(decided), case.label.shape) for _ in range(len(case.label))]))
     dice, iou = np.mean(scores, axis=0)
@@ -245,13 +246,15 @@ def draw_votes(
     rounded = sliding and blend == "rounded"
     labels, entropy, used = [], [], []
     for number, slab in enumerate(torch.split(image, _most(SLAB_PIXELS, image.shape[-2:]), dim=1)):
-        slices = spec.normalise(slab.transpose(0, 1).to(device))
+        slices = spec.normalise(to_device(slab.transpose(0, 1), device))
         rngs = _rngs(device, seed + (number << 32), votes, name)  # its own, whatever the slabs before it used
         decisions = []
         for means, doubt in _rounds(slices, sample, rngs, roi, overlap, rounded, adaptive=confidence > 0):
             decisions.append(decide(means, spec.foreground).cpu())
+            if doubt is None:
+                break
             foreground = int(decisions[-1][-1].count_nonzero())
-            if doubt is None or _flips(means[-1], doubt, rounded) <= (1 - confidence) * max(1, foreground):
+            if _flips(means[-1], doubt, rounded) <= (1 - confidence) * max(1, foreground):
                 break
         drawn = torch.cat(decisions)
         used.append(len(drawn))
@@ -348,11 +351,12 @@ def _rounds(
         maps = means if last else torch.cat([means, _doubt(total, squares, after, len(rngs), rounded)[None]])
         return maps.transpose(0, 1).flatten(1, 2)
 
-    most = _most(BATCH_PIXELS, roi)
+    most, same = _most(BATCH_PIXELS, roi), slices.new_ones((1, 1, *roi))  # given, or a GPU would be waited for
     for before, after in itertools.pairwise((0, *_schedule(len(rngs), adaptive))):
         found = sliding_window_inference(
-            slices, roi, most, draw, overlap, mode="constant", padding_mode="replicate", before=before, after=after
-        )
+            slices, roi, most, draw, overlap, mode="constant", padding_mode="replicate", roi_weight_map=same,
+            before=before, after=after,
+        )  # fmt: skip
         assert isinstance(found, Tensor)
         drawn, last = after - before, after == len(rngs)
         maps = found.reshape(len(found), drawn if last else drawn + 1, -1, *found.shape[2:]).permute(1, 2, 0, 3, 4)

@@ -9,19 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cdal.devices import fused
 from cdal.layers import (
     HALF_POWER,
     EncoderBlock,
+    Given,
     LatentMapping,
     PyramidDown,
     ResidualBlock,
     SelfAttention,
+    bias_of,
+    convolve,
+    entering,
     norm_groups,
+    normalise,
     scaled_conv,
     scaled_linear,
     time_features,
 )
 from cdal.sections import ModelConfig
+
+Conditions = Tensor | Given
 
 
 class DownLevel(nn.Module):
@@ -40,13 +48,19 @@ class DownLevel(nn.Module):
         self.shrink = shrink
         self.pyramid = pyramid
 
-    def forward(self, h: Tensor, pyramid: Tensor, time: Tensor, latent: Tensor, skips: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, h: Tensor, pyramid: Tensor, time: Conditions, latent: Conditions, skips: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """The running feature and the pyramid after this level; every feature on the way is pushed onto `skips`."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
-            h = attention(block(h, time, latent))
+            h = _attend(attention, block(h, time, latent), time)
             skips.append(h)
         if self.shrink is not None and self.pyramid is not None:
-            h = pyramid = (self.pyramid(pyramid) + self.shrink(h, time, latent)) * HALF_POWER
+            if isinstance(time, Given):
+                pyramid = self.pyramid.unbiased(pyramid)
+                h = pyramid = fused.join(pyramid, self.shrink(h, time, latent), time.of(self.pyramid.conv), HALF_POWER)
+            else:
+                h = pyramid = (self.pyramid(pyramid) + self.shrink(h, time, latent)) * HALF_POWER
             skips.append(h)
         return h, pyramid
 
@@ -60,11 +74,11 @@ class UpLevel(nn.Module):
         self.attention = attention or nn.Identity()
         self.grow = grow
 
-    def forward(self, h: Tensor, time: Tensor, latent: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, time: Conditions, latent: Conditions, skips: list[Tensor]) -> Tensor:
         """The running feature after this level, which pops what `DownLevel` pushed."""
         for block in self.blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), time, latent)
-        h = self.attention(h)
+        h = _attend(self.attention, h, time)
         return h if self.grow is None else self.grow(h, time, latent)
 
 
@@ -150,9 +164,17 @@ class Generator(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image features, the same for every time step, latent and vote: (B, C, H, W) -> (B, base_width, H, W)."""
-        features: Tensor = self.image_stem(image)
-        for block in self.image_blocks:
-            features = block(features)
+        features: Tensor = self.image_stem(entering(image, self.image_stem))
+        given = None
+        blocks = [block for block in self.image_blocks if isinstance(block, EncoderBlock)]
+        if blocks and fused.available(features):
+            given = Given()
+            norms = [norm for block in blocks for norm in (block.norm1, block.norm2)]
+            within: dict[nn.Module, list[Tensor]] = {block.conv1: [bias_of(block.conv1)] for block in blocks}
+            given.repeat(len(features), within | {norm: [norm.weight, norm.bias] for norm in norms})
+            given.repeat(fused.ROWS, {block.conv2: [bias_of(block.conv2)] for block in blocks})
+        for block in blocks:
+            features = block(features, given) if given else block(features)
         return features
 
     def embed_time(self, t: Tensor) -> Tensor:
@@ -173,13 +195,45 @@ class Generator(nn.Module):
         Returns:
             x0 in [-1, 1], (B, M, H, W).
         """
-        time, latent = F.silu(self.embed_time(t)), self.latent(z)
-        h = self.mask_stem(noisy) + features
+        embedded, mapped = F.silu(self.embed_time(t)), self.latent(z)
+        given = self._given(embedded, mapped) if fused.available(features) else None
+        time: Conditions = given or embedded
+        latent: Conditions = given or mapped
+        noisy = entering(noisy, self.mask_stem)
+        h, _ = convolve(self.mask_stem, noisy)
+        h = fused.join(h, features, given.of(self.mask_stem), 1.0) if given else h + features
         skips, pyramid = [h], noisy
         for level in self.down:
             h, pyramid = level(h, pyramid, time, latent, skips)
-        h = self.middle2(self.middle_attention(self.middle1(h, time, latent)), time, latent)
+        h = self.middle2(_attend(self.middle_attention, self.middle1(h, time, latent), time), time, latent)
         for level in self.up:
             h = level(h, time, latent, skips)
-        out: Tensor = torch.tanh(self.out_conv(F.silu(self.out_norm(h))))
+        out: Tensor = torch.tanh(self.out_conv(normalise(self.out_norm, h, given, silu=True)))
         return out
+
+    def _given(self, time: Tensor, latent: Tensor) -> Given:
+        blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
+        attentions = [module for module in self.modules() if isinstance(module, SelfAttention)]
+        pyramids = [module for module in self.modules() if isinstance(module, PyramidDown)]
+        given = Given()
+        given.project(time, [block.time for block in blocks], [block.conv1 for block in blocks])
+        given.project(latent, [norm.style for block in blocks for norm in (block.norm1, block.norm2)])
+        norms = [*(attention.norm for attention in attentions), self.out_norm]
+        given.repeat(len(latent), {norm: [norm.weight, norm.bias] for norm in norms})
+        layers: list[nn.Conv2d | nn.Linear] = [
+            self.mask_stem,
+            *(pyramid.conv for pyramid in pyramids),
+            *(attention.output for attention in attentions),
+        ]
+        joined: dict[nn.Module, list[Tensor]] = {layer: [bias_of(layer)] for layer in layers}
+        joined |= {block.conv2: [bias_of(block.conv2)] for block in blocks}
+        pairs = [(block.conv2, block.skip) for block in blocks if block.skip is not None]
+        sums = torch._foreach_add([bias_of(conv) for conv, _ in pairs], [bias_of(skip) for _, skip in pairs])
+        joined |= {conv: [both] for (conv, _), both in zip(pairs, sums, strict=True)}
+        given.repeat(fused.ROWS, joined)
+        return given
+
+
+def _attend(attention: nn.Module, h: Tensor, time: Conditions) -> Tensor:
+    out: Tensor = attention(h, time) if isinstance(attention, SelfAttention) and isinstance(time, Given) else attention(h)
+    return out

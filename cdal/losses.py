@@ -98,7 +98,7 @@ def spatial_attention(feature: Tensor, size: tuple[int, int], *, normalised: boo
     Returns:
         (B, 1, H, W).
     """
-    attention = feature.mean(dim=1, keepdim=True)
+    attention = feature.mean(dim=1, keepdim=True, dtype=torch.promote_types(feature.dtype, torch.float32))
     if normalised:
         low, high = attention.amin(dim=(2, 3), keepdim=True), attention.amax(dim=(2, 3), keepdim=True)
         attention = (attention - low) / (high - low).clamp(min=1e-8)

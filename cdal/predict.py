@@ -12,6 +12,8 @@ from torch import Tensor
 
 from cdal.config import Config
 from cdal.data import Dataset
+from cdal.devices.graphs import Graphs
+from cdal.devices.precision import Rounded, numerics
 from cdal.diffusion import Diffusion
 from cdal.evaluation import CaseResult, Sample, evaluate
 from cdal.generator import Generator
@@ -21,11 +23,12 @@ PASS_PIXELS = {"cpu": 2**16, "cuda": 2**20}
 """Pixels that go through the generator at once. On a CPU, features of more leave its caches."""
 
 
-def sampler(config: Config, generator: Generator) -> Sample:
-    """A function that draws masks of normalised images, see `cdal.evaluation.Sample`.
+def sampler(config: Config, generator: Generator, *, graphs: bool = True) -> Sample:
+    """A function that draws masks of normalised images, see `cdal.evaluation.Sample`, with the weights of the time it is called.
 
     The images are encoded once for all votes and steps, all votes go through the generator together in passes of `PASS_PIXELS`, and
-    all denoising steps are done inside, without gradients. A plain U-Net has no randomness: every vote is the same.
+    all denoising steps are done inside, without gradients. A plain U-Net has no randomness: every vote is the same. On a GPU, all
+    of it is one CUDA graph as soon as a shape recurs, unless `graphs` is off.
     """
     process = config.diffusion
     device = next(generator.parameters()).device
@@ -33,30 +36,43 @@ def sampler(config: Config, generator: Generator) -> Sample:
         keep_freed_memory()
     diffusion = Diffusion(process.timesteps, process.schedule, process.beta_min, process.beta_max).to(device)
     generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.training.precision == "bf16")
+    half = Rounded(generator) if config.training.precision == "bf16" else None
+    plain = config.model.architecture == "unet"
+    recorded = Graphs(device, wanted=graphs)
 
-    def draw(features: Tensor, shape: tuple[int, ...], rngs: Sequence[torch.Generator], most: int) -> Tensor:
-        def normal(*size: int) -> Tensor:
-            return torch.cat([torch.randn(size, generator=rng, device=rng.device) for rng in rngs]).to(device)
+    def predict(images: Tensor, *draws: Tensor) -> Tensor:
+        """Masks (V N, M, H, W) of images (N, C, H, W) from x_T, then latent and noise of every step, the last step first."""
+        network = half.now() if half else generator
+        most = max(1, PASS_PIXELS.get(device.type, 2**16) // math.prod(images.shape[2:]))
+        features = torch.cat([network.encode(part) for part in torch.split(images, most)])
+        if plain:
+            return plain_prediction(network, features, mask_shape(images)).float()
+        following = iter(draws)
+        start = next(following)
+        image = torch.arange(len(start), device=device) % len(images)
 
         def denoise(noisy: Tensor, t: Tensor, z: Tensor) -> Tensor:
-            image = torch.arange(len(noisy), device=device) % shape[0]
             passes = zip(*(torch.split(tensor, most) for tensor in (noisy, t, image, z)), strict=True)
-            return torch.cat([generator(x, step, features[of], latent).float() for x, step, of, latent in passes])
+            return torch.cat([network(x, step, features[of], latent).float() for x, step, of, latent in passes])
 
-        latent_size = config.model.latent_size
-        masks = diffusion.sample(denoise, normal(*shape), lambda _: normal(shape[0], latent_size), lambda _: normal(*shape))
-        return masks.reshape(len(rngs), *shape)
+        return diffusion.sample(denoise, start, lambda _: next(following), lambda _: next(following))
+
+    def mask_shape(images: Tensor) -> tuple[int, ...]:
+        return (len(images), config.model.mask_channels, *images.shape[2:])
 
     @torch.inference_mode()
     def sample(images: Tensor, rngs: Sequence[torch.Generator]) -> Tensor:
-        shape = (len(images), config.model.mask_channels, *images.shape[2:])
-        most = max(1, PASS_PIXELS.get(device.type, 2**16) // math.prod(images.shape[2:]))
-        with autocast:
-            features = torch.cat([generator.encode(part) for part in torch.split(images, most)])
-            if config.model.architecture == "unet":
-                return plain_prediction(generator, features, shape).float().expand(len(rngs), *shape)
-            return draw(features, shape, rngs, most)
+        shape = mask_shape(images)
+
+        def normal(*size: int) -> Tensor:
+            return torch.cat([torch.randn(size, generator=rng, device=rng.device) for rng in rngs]).to(device)
+
+        draws = [] if plain else [normal(*shape)]
+        for step in [] if plain else reversed(range(process.timesteps)):
+            draws += [normal(len(images), config.model.latent_size)] + ([normal(*shape)] if step > 0 else [])
+        with numerics(config.training, device):
+            masks = recorded.run(len(rngs), predict, images, *draws)
+        return masks.expand(len(rngs), *shape) if plain else masks.reshape(len(rngs), *shape)
 
     return sample
 

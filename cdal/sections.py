@@ -174,8 +174,11 @@ class TrainingConfig:
     """Samples of a batch that come from one case. Published hippocampus: 128, which is 4 crops of 32 slices of one volume."""
     accumulation: int = 1
     """Equal parts in which a worker computes its share of a batch, one after another: less memory, the same numbers."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: convolutions and matrix products of training and sampling in bfloat16; weights, losses and R1 stay in float32."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """`fp32`: float32 throughout. `tf32`: a GPU multiplies float32 with the 10 bits of TF32, several times as fast; a CPU does not.
+    `bf16`: the networks in bfloat16, in training and sampling; weights, losses and R1 stay in float32 (on a GPU, with TF32)."""
+    deterministic: bool = False
+    """On a GPU, the same numbers in every run on the same kind of GPU, for some of the speed; a CPU always gives the same."""
     seed: int = 0
 
     def __post_init__(self) -> None:

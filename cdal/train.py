@@ -22,6 +22,7 @@ import torch.distributed
 from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.config import PRESETS, Config, parse_setting, preset
 from cdal.data import DATASETS, open_dataset
+from cdal.devices.workers import LONGEST_WAIT, WorkerError
 from cdal.errors import DivergedError
 from cdal.training import history, train
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns 0 done, 1 the training diverged, 2 the input is wrong, 130 interrupted."""
+    """Run the command; returns 0 done, 1 the training diverged or another worker failed, 2 the input is wrong, 130 interrupted."""
     parser = command_line(__doc__, "python -m cdal.train")
     parser.add_argument("--dataset", choices=list(DATASETS), default="phantom", help="default: phantom, which needs no data")
     parser.add_argument("--data", help="folder of the dataset")
@@ -50,6 +51,9 @@ def _train(args: argparse.Namespace, console: Console) -> int:
     except DivergedError as error:
         print(f"training diverged: {error}", file=sys.stderr)  # noqa: T201
         return WORK_FAILED
+    except WorkerError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return WORK_FAILED
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -68,10 +72,10 @@ def _trained(args: argparse.Namespace) -> int:
     ).replace(dict(parse_setting(text) for text in args.set))
     device = torch.device(args.device)
     if "WORLD_SIZE" in os.environ:  # started by torchrun
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     reports = train(config, dataset, args.out, fold=args.fold, device=device)
     if int(os.environ.get("RANK", "0")) > 0:
         for _ in reports:

@@ -12,11 +12,11 @@ import math
 import resource
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,15 +27,13 @@ from cdal import checkpoint
 from cdal.config import Config
 from cdal.data import Dataset, steps_per_pass, training_batch
 from cdal.data.dataset import DatasetSpec
+from cdal.devices.workers import from_rank_zero, rank_and_world, together
 from cdal.errors import DivergedError, InputError
 from cdal.evaluation import ValidationScore, validate
 from cdal.memory import keep_freed_memory
-from cdal.predict import sampler
 from cdal.trainer import Draws, Trainer, needs_discriminator
 
 LAST, BEST = "last.safetensors", "best.safetensors"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,17 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
     Raises:
         InputError: the configuration does not fit the dataset, the number of workers or the checkpoint in the folder.
         DivergedError: a loss became NaN or infinite.
+        WorkerError: another worker failed.
     """
+    with together():
+        yield from _train(config, dataset, folder, fold, torch.device(device))
+
+
+def _train(config: Config, dataset: Dataset, folder: Path, fold: int, device: torch.device) -> Iterator[Report]:
     called = time.perf_counter()
-    device = torch.device(device)
     if device.type == "cpu":
         keep_freed_memory()
-    rank, world = _rank_and_world()
+    rank, world = rank_and_world()
     check_fit(config, dataset.spec, world)
     cases = dataset.split(fold)
     trainer = Trainer(config, device)
@@ -96,7 +99,7 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
             losses = _run_epoch(trainer, dataset, cases.train, epoch, steps, rank, world)
         values |= losses
         trained = time.perf_counter()
-        score = _from_rank_zero(partial(_validate, trainer, dataset, cases.validation))
+        score = from_rank_zero(partial(_validate, trainer, dataset, cases.validation))
         values |= {
             "images": trainer.steps * settings.batch_size,
             "dice": score.dice,
@@ -202,7 +205,7 @@ def _validate(trainer: Trainer, dataset: Dataset, cases: tuple[str, ...]) -> Val
     return validate(
         dataset,
         cases[: config.evaluation.validation_cases or None],
-        sampler(config, trainer.evaluated),
+        trainer.sample,
         votes=config.evaluation.validation_votes,
         multiple=config.model.size_multiple,
         seed=config.training.seed,
@@ -220,7 +223,7 @@ def _save(trainer: Trainer, folder: Path, reports: list[Report], spec: DatasetSp
 
 def _resume(trainer: Trainer, path: Path) -> list[Report]:
     """Take up the checkpoint of an earlier run, where there is one, and return its reports."""
-    found = _from_rank_zero(lambda: checkpoint.load(path) if path.is_file() else None)
+    found = from_rank_zero(lambda: checkpoint.load(path) if path.is_file() else None)
     if found is None:
         return []
     tensors, info = found
@@ -230,22 +233,6 @@ def _resume(trainer: Trainer, path: Path) -> list[Report]:
             raise InputError(f"{path} was trained with {name} = {theirs[name]}, not {ours[name]}; use another folder")
     trainer.restore(tensors, info["step"])
     return [Report(**report) for report in info["reports"]]
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if not torch.distributed.is_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def _from_rank_zero(compute: Callable[[], T]) -> T:
-    """What rank 0 computes, on every rank."""
-    rank, world = _rank_and_world()
-    if world == 1:
-        return compute()
-    box = [compute() if rank == 0 else None]
-    torch.distributed.broadcast_object_list(box)
-    return box[0]  # type: ignore[return-value]
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cdal.data.dataset import Augmentation
+from cdal.devices.transfer import to_device
 
 Numbers = npt.NDArray[np.float32]
 
@@ -86,7 +87,7 @@ def augment(image: Tensor, label: Tensor, changes: Changes) -> tuple[Tensor, Ten
     """
     low, high = (0.0, 255.0) if image.dtype == torch.uint8 else (-1.0, 1.0)
     image = image.float()
-    numbers = torch.from_numpy(np.stack(changes)).to(image.device, non_blocking=True)
+    numbers = to_device(torch.from_numpy(np.stack(changes)), image.device)
     # What there is to do is read from the numbers on the CPU, which so never waits for a GPU.
     needed = [bool((values != neutral).any()) for values, neutral in zip(changes, _NEUTRAL, strict=True)]
     if any(needed[:4]):

@@ -8,7 +8,7 @@ Shapes: B samples of one worker, C image channels, M mask channels, S side of a 
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cdal.data.augmentation import Changes, augment, draw_changes
 from cdal.data.dataset import Dataset
+from cdal.devices.transfer import to_device
 from cdal.errors import InputError
 
 _ORDER, _SAMPLES, _CHANGES = 1, 2, 3  # what a random stream is for, so that no two streams share a seed
@@ -84,7 +85,7 @@ def training_batch(
         image, label = dataset.draw(case_id, samples_per_case, np.random.default_rng((_SAMPLES, seed, position)))
         images.append(image[mine])
         labels.append(label[mine])
-    image_batch, label_batch = (_to_device(np.concatenate(parts), device) for parts in (images, labels))
+    image_batch, label_batch = (to_device(torch.from_numpy(np.concatenate(parts)), device) for parts in (images, labels))
     changes = draw_changes(dataset.spec.augmentation, batch_size, np.random.default_rng((_CHANGES, seed, step)))
     image_batch, label_batch = augment(image_batch, label_batch, Changes(*(values[rank::world] for values in changes)))
     return Batch(dataset.spec.normalise(image_batch), encode_mask(label_batch, mask_channels, dataset.spec.foreground))
@@ -99,14 +100,6 @@ def encode_mask(label: Tensor, mask_channels: int, foreground: int = 1) -> Tenso
         return torch.where(label[:, None] > 0, float(foreground), -float(foreground))
     values = torch.arange(mask_channels, dtype=label.dtype, device=label.device)[:, None, None]
     return (label[:, None] == values).float().mul_(2).sub_(1)
-
-
-def _to_device(array: npt.NDArray[Any], device: torch.device | str) -> Tensor:
-    """A copy on the device, on its way while the CPU goes on: only pinned memory is read by a GPU on its own."""
-    tensor = torch.from_numpy(array)
-    if torch.device(device).type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=8)

@@ -15,9 +15,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
+from cdal.devices.transfer import constants
 from cdal.errors import InputError
 
 ImageArray = npt.NDArray[Any]
@@ -91,10 +91,7 @@ class DatasetSpec:
 
     def normalise(self, samples: Tensor) -> Tensor:
         """Stored values of samples or slices (N, C, H, W) to what a model reads: float32, near [-1, 1]."""
-        mean, std = (
-            samples.new_tensor(values, dtype=torch.float32).view(-1, 1, 1)
-            for values in (self.preparation.mean, self.preparation.std)
-        )
+        mean, std = (constants(values, samples.device).view(-1, 1, 1) for values in (self.preparation.mean, self.preparation.std))
         return (samples.float() - mean) / std
 
     @classmethod

@@ -46,7 +46,7 @@ def test_replace_changes_only_what_it_names() -> None:
         ("model.discriminator_blocks", 1, "model.attention_tap is 2; the small discriminator has taps 0 to 1"),
         ("optimiser.discriminator_interval", 0, "must be above 0"),
         ("training.accumulation", 0, "must be above 0"),
-        ("training.precision", "fp16", "must be one of fp32, bf16"),
+        ("training.precision", "fp16", "must be one of fp32, tf32, bf16"),
         ("loss.attention", 1.5, "must lie between 0 and 1"),
         ("loss.r1_gamma", -1, "must be at least 0"),
         ("loss.r1_gamma", float("nan"), "must be a number"),

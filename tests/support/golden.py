@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cdal.checkpoint import from_published, published_names
 from cdal.config import Config
+from cdal.devices.precision import numerics
 from cdal.discriminator import Discriminator
 from cdal.generator import Generator
 from cdal.losses import r1_penalty
@@ -77,10 +78,18 @@ def load_formula_weights(network: Generator | Discriminator) -> None:
     network.load_state_dict(from_published(network, theirs))
 
 
-def results(name: str) -> dict[str, Tensor]:
-    """Outputs, losses and gradient norms of one small configuration: forward passes, sampling, and two steps as released."""
-    config = Config(model=MODELS[name]).replace({"optimiser.ema_decay": 0.9})
-    trainer = Trainer(config, torch.device("cpu"))
+def results(name: str, device: str = "cpu", precision: str = "fp32") -> dict[str, Tensor]:
+    """Outputs, losses and gradient norms of one small configuration: forward passes, sampling, and two steps as released.
+
+    Only the steps are of another precision; what comes before them is in float32, on a GPU with TF32 where the precision has it.
+    """
+    config = Config(model=MODELS[name]).replace({"optimiser.ema_decay": 0.9, "training.precision": precision})
+    with numerics(config.training, torch.device(device)):
+        return {key: value.cpu() for key, value in _results(config, torch.device(device)).items()}
+
+
+def _results(config: Config, device: torch.device) -> dict[str, Tensor]:
+    trainer = Trainer(config, device)
     generator, discriminator = trainer.generator, trainer.discriminator
     assert discriminator is not None
     load_formula_weights(generator)
@@ -88,12 +97,12 @@ def results(name: str) -> dict[str, Tensor]:
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device)
 
     model, batch = config.model, 4
     masks = (batch, model.mask_channels, model.image_size, model.image_size)
     image = normal(batch, model.image_channels, *masks[2:])
-    mask, t = normal(*masks).sign(), torch.arange(batch) % config.diffusion.timesteps
+    mask, t = normal(*masks).sign(), torch.arange(batch, device=device) % config.diffusion.timesteps
     noisy, z = normal(*masks).requires_grad_(), normal(batch, model.latent_size)
 
     x0 = generator(noisy, t, generator.encode(image), z)
@@ -111,9 +120,9 @@ def results(name: str) -> dict[str, Tensor]:
 
     for number in range(2):
         draws = Draws(
-            torch.from_numpy(rng.integers(0, config.diffusion.timesteps, batch)),
+            torch.from_numpy(rng.integers(0, config.diffusion.timesteps, batch)).to(device),
             normal(*masks), normal(*masks), normal(batch, model.latent_size), normal(*masks),
-            torch.from_numpy(rng.integers(0, config.diffusion.timesteps, batch)),
+            torch.from_numpy(rng.integers(0, config.diffusion.timesteps, batch)).to(device),
             normal(*masks), normal(*masks), normal(batch, model.latent_size), normal(*masks), normal(*masks), normal(*masks),
         )  # fmt: skip
         losses = trainer.step(image, mask, draws)

@@ -1,0 +1,1 @@
+"""What depends on where a network computes: precision, kernels, CUDA graphs, workers."""
