@@ -98,7 +98,12 @@ def parser() -> argparse.ArgumentParser:
     where.add_argument("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
     where.add_argument("--workers-per-trial", type=int, metavar="N", help="processes that train one model together (default: 1)")
     where.add_argument("--cpus-per-worker", type=float, metavar="N", help="default: 1; beside GPUs their share")
-    where.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 if there are any; 0.5: two trials share one")
+    where.add_argument(
+        "--gpus-per-worker",
+        metavar="N",
+        help="0.5: two trials share one; auto (default): as many as a short measurement finds worthwhile, 1 where a trial has "
+        "several workers",
+    )
     add_address(where)
     keep = found.add_argument_group("results")
     add_storage(keep)
@@ -120,7 +125,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: what was asked for cannot be done.
     """
-    from tune.lake import hold
+    from tune.lake import hold, refuse_taken
     from tune.running import Session, cluster_nodes, connect, make_plan, remake_plan, this_machine
 
     root = lake_root(given.storage)
@@ -142,17 +147,19 @@ def search(given: argparse.Namespace, console: Console) -> int:
     plan = make_plan(options, nodes, root) if description is None else remake_plan(description, options, nodes)
     if given.dry_run:
         _print_plan(plan, name, console, advice=True)
-        _print_forecast(plan, machine, console)
+        _measured(plan, machine, console)
         return DONE
     check_writable(root)
     if description is None:
         name = name or f"{plan.dataset.spec.name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+        refuse_taken(root, name)
+        _print_plan(plan, name, console)
+        plan = _measured(plan, machine, console)
         create_experiment(root, name, plan.describe())
     go_on = command_for("search", given, "--resume", name)
     with ends_well("the search", go_on, console), hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
-        _print_plan(plan, name, console)
-        if description is None:
-            _print_forecast(plan, machine, console)
+        if description is not None:
+            _print_plan(plan, name, console)
         session = Session(plan, root, name, machine=machine, address=given.address)
         budget = options.time_budget
         if budget is not None and description is not None and given.time_budget is None:
@@ -163,13 +170,15 @@ def search(given: argparse.Namespace, console: Console) -> int:
 
 def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> Options:
     """What was asked for; of a resumed experiment, what it was started with, and what may be changed."""
-    from tune.running import Options, absolute, parse_duration
+    from tune.running import Options, absolute, parse_duration, parse_gpus
 
     said = {name: value for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__}
     if "sets" in said:
         said["sets"] = tuple(said["sets"])
     if "time_budget" in said:
         said["time_budget"] = parse_duration(said["time_budget"])
+    if "gpus_per_worker" in said:
+        said["gpus_per_worker"] = parse_gpus(said["gpus_per_worker"])
     if "objectives" in said:
         said["objectives"] = tuple(said["objectives"].split(","))
     if description is None:
@@ -218,10 +227,17 @@ def _print_plan(plan: Plan, name: str, console: Console, *, advice: bool = False
         console.print(line, markup=False)
 
 
-def _print_forecast(plan: Plan, machine: Node | None, console: Console) -> None:
-    from tune.running import measure_paces
+def _measured(plan: Plan, machine: Node | None, console: Console) -> Plan:
+    """The plan with as many trials on a GPU as are worthwhile; says how many, and what the search is going to take."""
+    from tune.running import measure
 
-    console.print(f"estimate    {plan.forecast(measure_paces(plan, machine))}", markup=False)
+    before = plan.resource_lines
+    plan, paces = measure(plan, machine)
+    lines = [] if plan.resource_lines == before else plan.resource_lines
+    estimate = plan.forecast(paces) if paces else "none: neither the published nor a typical setting could be timed"
+    for line in (*lines, f"estimate    {estimate}"):
+        console.print(line, markup=False)
+    return plan
 
 
 def _finish(plan: Plan, root: str, records: list[Record], console: Console) -> int:

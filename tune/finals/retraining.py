@@ -24,6 +24,7 @@ from tune.running import (
     RequestsToEnd,
     make_tuner,
     run_tuner,
+    stop_sharing,
     trial_settings,
 )
 from tune.stopping import Budget
@@ -80,6 +81,7 @@ class Retraining:
                 raise Interrupted from None
             finally:
                 self._recorder.close()
+                stop_sharing(self._plan.resources, f"{self._root}/{self._name}/tune", self._machine)
         return self._recorder.snapshot()
 
     def is_done(self, record: Record) -> bool:

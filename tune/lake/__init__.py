@@ -1,7 +1,7 @@
 """The results lake: where rows are written, kept safe while a store is away, read and looked after."""
 
 from tune.lake.driver import hold
-from tune.lake.experiments import Experiment, create_experiment, git_commit, read_experiment, versions
+from tune.lake.experiments import Experiment, create_experiment, git_commit, read_experiment, refuse_taken, versions
 from tune.lake.mirror import Mirror, ray_storage
 from tune.lake.reader import Lake, compact, load
 from tune.lake.s3 import RemoteError

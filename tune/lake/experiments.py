@@ -55,8 +55,23 @@ def create_experiment(
     content = about | dict(description) | {"schema_version": SCHEMA_VERSION, "experiment": name}
     text = json.dumps(content, indent=2, default=str, ensure_ascii=False)
     if not Store(root, filesystem).create(f"{name}/{DESCRIPTION}", text.encode("utf-8", "replace")):
-        raise InputError(f"experiment {name!r} already exists in {root}; choose another name, or go on with it: --resume {name}")
+        raise InputError(_taken(root, name))
     return read_experiment(root, name, filesystem=filesystem)
+
+
+def refuse_taken(root: str | Path, name: str, *, filesystem: pafs.FileSystem | None = None) -> None:
+    """Say early what `create_experiment` would.
+
+    Raises:
+        InputError: as there.
+    """
+    _check_name(name)
+    if describe(Store(root, filesystem), name) is not None:
+        raise InputError(_taken(root, name))
+
+
+def _taken(root: str | Path, name: str) -> str:
+    return f"experiment {name!r} already exists in {root}; choose another name, or go on with it: --resume {name}"
 
 
 def read_experiment(root: str | Path, name: str, *, filesystem: pafs.FileSystem | None = None) -> Experiment:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import torch
 
 from cdal.config import Config
-from cdal.data import Dataset
-from cdal.data.batches import steps_per_pass, training_batch
+from cdal.data import Dataset, steps_per_pass
 from cdal.evaluation import validate
 from cdal.predict import full_protocol, protocol, sampler
-from cdal.trainer import Draws, Trainer
+from cdal.trainer import Trainer
+from cdal.training import peak_memory
 from tune.stopping import HEDGE, POPULATION, REDUCTION
+from tune.trials import draw_batch, kinds_of_steps
 
 _ALIKE = 1.5  # ratio of durations up to which one of them is enough to know
 _PATIENCE = 3.0  # seconds that one case may take before its scoring is reckoned, not timed
@@ -30,6 +31,8 @@ class Pace(NamedTuple):
     """Training steps and the cheap validation."""
     scoring: float
     """Of the best checkpoint, by the full protocol."""
+    memory: int = 0
+    """Most bytes that were in use."""
 
     def trial(self, epochs: float) -> float:
         """Seconds of a trial that is stopped after some epochs, or scored after them all."""
@@ -44,40 +47,40 @@ class Paces(NamedTuple):
     published: Pace
     """The published settings, which may lie outside of the space, and be far slower than all that is in it."""
 
+    def slowed(self, factor: float) -> "Paces":
+        """Those of trials that take so many times as long, as they share a GPU."""
+        slow = (pace._replace(epoch=factor * pace.epoch, scoring=factor * pace.scoring) for pace in self)
+        return Paces(*slow)
+
 
 def calibrate(config: Config, dataset: Dataset, *, fold: int, device: torch.device | str) -> Pace:
-    """Time four steps at most, the validation of one case, and where that is quick its scoring.
+    """Time a few steps, the validation of one case, and where that is quick its scoring.
 
     Weights and results are thrown away. One process alone on the machine is timed: trials beside each other may be slower.
     """
     split, settings, device = dataset.split(fold), config.training, torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     trainer = Trainer(config, device)
-    size = (settings.batch_size, config.model.mask_channels, config.model.image_size, config.model.image_size)
 
     def step(number: int) -> float:
         trainer.steps = number
-        image, mask = training_batch(
-            dataset,
-            split.train,
-            step=number,
-            batch_size=settings.batch_size,
-            samples_per_case=settings.samples_per_case,
-            mask_channels=config.model.mask_channels,
-            seed=settings.seed,
-            device=device,
-        )
-        rng = torch.Generator(device).manual_seed(number)
-        draws = Draws.random(size, config.diffusion.timesteps, config.model.latent_size, rng)
+        batch = draw_batch(config, dataset, split.train, number, device)
         started = time.perf_counter()
-        losses = trainer.step(image, mask, draws)
+        losses = trainer.step(*batch)
         _ = float(next(iter(losses.values())))  # waits for the device
         return time.perf_counter() - started
 
+    def quick_step(number: int) -> float:
+        """On a GPU a kind of steps is recorded at its second time, and quick from the third on."""
+        return min(step(number) for _ in range(3 if device.type == "cuda" else 1))
+
     first = step(0)  # memory is got, kernels are chosen
-    with_penalty, interval = first if first > _PATIENCE else step(0), config.optimiser.discriminator_interval
-    period = interval * (config.loss.r1_interval if config.loss.r1_gamma > 0 else 1)
-    update = step(interval) if period > interval else with_penalty
-    without = step(1) if interval > 1 else update
+    period, updating, between = kinds_of_steps(config)
+    interval = config.optimiser.discriminator_interval
+    with_penalty = first if first > _PATIENCE else quick_step(period)
+    update = quick_step(updating) if period > interval else with_penalty
+    without = quick_step(between) if interval > 1 else update
     updates = period // interval
     per_step = (with_penalty + (updates - 1) * update + (period - updates) * without) / period
 
@@ -106,6 +109,7 @@ def calibrate(config: Config, dataset: Dataset, *, fold: int, device: torch.devi
     return Pace(
         steps * per_step + min(evaluation.validation_cases or count, count) * one_case,
         min(evaluation.cases or count, count) * scoring,
+        peak_memory(device),
     )
 
 

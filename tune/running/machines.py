@@ -12,7 +12,7 @@ import ray
 import yaml
 
 from cdal.errors import InputError
-from tune.running.options import Options
+from tune.running.options import AUTO, Options
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -56,7 +56,9 @@ def size(options: Options, nodes: Sequence[Node]) -> Resources:
         InputError: a trial asks for more than there is.
     """
     workers, all_gpus, all_cpus = options.workers_per_trial, sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
-    gpus = options.gpus_per_worker if options.gpus_per_worker is not None else min(1.0, all_gpus)
+    if options.gpus_per_worker == AUTO and workers > 1:
+        raise InputError("--gpus-per-worker auto is for trials of one worker, which may share a GPU; name a number")
+    gpus = min(1.0, all_gpus) if isinstance(options.gpus_per_worker, str | None) else options.gpus_per_worker
     for name, value in (("gpus", gpus), ("cpus", options.cpus_per_worker)):
         if value is not None and (not math.isfinite(value) or value < 0 or (name == "cpus" and value == 0)):
             raise InputError(f"--{name}-per-worker is {value:g}; it must be {'above 0' if name == 'cpus' else 'at least 0'}")

@@ -11,6 +11,9 @@ from typing import Any
 from cdal.errors import InputError
 from tune.stopping import DEFAULT_SCHEDULER
 
+AUTO = "auto"
+"""As many trials share a GPU as a short measurement finds worthwhile."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -40,7 +43,8 @@ class Options:
     max_concurrent: int | None = None
     workers_per_trial: int = 1
     cpus_per_worker: float | None = None
-    gpus_per_worker: float | None = None
+    gpus_per_worker: float | str | None = None
+    """A number, or AUTO, which is what nothing said means for trials of one worker."""
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -70,3 +74,15 @@ def parse_duration(text: str) -> float:
     if seconds <= 0:
         raise InputError(f"--time-budget is {text!r}; write it as 90s, 30m, 2h or 1h30m")
     return seconds
+
+
+def parse_gpus(text: str) -> float | str:
+    """A number of GPUs, or AUTO.
+
+    Raises:
+        InputError: something else.
+    """
+    try:
+        return AUTO if text.strip() == AUTO else float(text)
+    except ValueError:
+        raise InputError(f"--gpus-per-worker is {text!r}; write auto, or a number such as 1 or 0.25") from None

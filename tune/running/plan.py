@@ -18,7 +18,8 @@ from tune.proposing import OBJECTIVES, SAMPLERS, Space, WarmStart, check_sampler
 from tune.proposing import space as spaces
 from tune.running.estimate import Forecast, Paces, forecast
 from tune.running.machines import Node, Resources, size
-from tune.running.options import Options, absolute
+from tune.running.options import AUTO, Options, absolute
+from tune.running.sharing import Sharing
 from tune.stopping import DEFAULT_MIN_IMPROVEMENT, POPULATION, SCHEDULERS, check_scheduler, grace_epochs, mutable
 
 DEFAULT_DATASET = "phantom"
@@ -38,6 +39,28 @@ class Plan:
     notes: tuple[str, ...]
     """What was decided for the user, in words."""
     warm_start: WarmStart = field(default_factory=WarmStart)
+    nodes: tuple[Node, ...] = ()
+    sharing: Sharing | None = None
+    """How many trials share a GPU, once that is decided."""
+
+    @property
+    def undecided(self) -> bool:
+        """Whether trials may share GPUs, and nobody has said how many."""
+        return self.sharing is None and self.resources.workers == 1 and self.gpus > 0 and _asks_for_auto(self.options)
+
+    def shared(self, sharing: Sharing) -> "Plan":
+        """The same where it is decided how many trials share a GPU."""
+        if not self.undecided:
+            return replace(self, sharing=sharing)
+        return replace(self, sharing=sharing, resources=size(replace(self.options, gpus_per_worker=1 / sharing.trials), self.nodes))
+
+    @property
+    def per_gpu(self) -> tuple[float, float]:
+        """CPUs, in those that one trial asks for, and trials of the search, for every GPU."""
+        biggest = max(self.nodes, key=lambda node: (node.gpus, node.cpus))
+        limits = (limit for limit in (self.trials, self.options.max_concurrent) if limit is not None)
+        cpus = biggest.cpus / biggest.gpus / (self.options.cpus_per_worker or 1)
+        return cpus, min(limits, default=math.inf) / sum(node.gpus for node in self.nodes)
 
     @property
     def published(self) -> Config:
@@ -77,10 +100,10 @@ class Plan:
         return DEFAULT_MIN_IMPROVEMENT if self.options.min_improvement is None else self.options.min_improvement
 
     def forecast(self, paces: Paces) -> Forecast:
-        """What the search is going to take, given how fast trials are."""
+        """What the search is going to take, given how fast a trial alone is."""
         options = self.options
         return forecast(
-            paces,
+            paces.slowed(self.sharing.slowdown) if self.sharing else paces,
             scheduler=options.scheduler,
             epochs=self.published.training.epochs,
             grace=self.grace,
@@ -117,6 +140,7 @@ class Plan:
             "split_hash": self.split_hash,
             "protocol": self.dataset.spec.protocol,
             "resources": asdict(self.resources),
+            "sharing": asdict(self.sharing) if self.sharing else None,
             "warm_start": self.warm_start.to_dict(),
             "versions": versions(),
             "git_commit": git_commit(),
@@ -154,8 +178,13 @@ class Plan:
         shown += [f"            {SCHEDULERS[options.scheduler].advice}"] if advice else []
         if options.warm_start is not None:
             shown += [f"warm start  from {options.warm_start}: {self.warm_start}"]
-        shown += [f"resources   {self.resources}", f"seed        {options.seed}"]
-        return shown + [f"note        {note}" for note in self.notes]
+        return [*shown, *self.resource_lines, f"seed        {options.seed}", *(f"note        {note}" for note in self.notes)]
+
+    @property
+    def resource_lines(self) -> list[str]:
+        """What trials take, and why they share GPUs or do not."""
+        why = [f"sharing     {self.sharing.reason}"] if self.sharing else []
+        return [*why, f"resources   {self.resources}" + (", unless trials share a GPU" if self.undecided else "")]
 
 
 def make_plan(options: Options, nodes: Sequence[Node], root: str = "results") -> Plan:
@@ -181,7 +210,7 @@ def make_plan(options: Options, nodes: Sequence[Node], root: str = "results") ->
     dataset = open_dataset(space.dataset, data, **space.options)
     space = space.fitted(dataset.spec)
     check_fit(space.base, dataset.spec, resources.workers)
-    plan = Plan(options, space, resources, dataset, data, dataset.split(options.fold), tuple(notes))
+    plan = Plan(options, space, resources, dataset, data, dataset.split(options.fold), tuple(notes), nodes=tuple(nodes))
     if options.warm_start is None:
         return plan
     return replace(plan, warm_start=gather(options.warm_start, root, space, plan.split_hash))
@@ -194,10 +223,25 @@ def remake_plan(description: Mapping[str, Any], options: Options, nodes: Sequenc
     split = dataset.split(options.fold)
     space = space.fitted(dataset.spec)
     known = WarmStart.from_dict(description.get("warm_start") or {}, space)
-    plan = Plan(options, space, size(options, nodes), dataset, options.data, split, (), known)
+    plan = Plan(options, space, size(options, nodes), dataset, options.data, split, (), known, tuple(nodes))
+    if plan.undecided:
+        plan = plan.shared(_sharing_of(description, options))
     if plan.split_hash != description.get("split_hash"):
         raise InputError(f"the cases in {options.data or space.dataset} are not those that the experiment started with")
     return plan
+
+
+def _asks_for_auto(options: Options) -> bool:
+    return options.gpus_per_worker in (None, AUTO)
+
+
+def _sharing_of(description: Mapping[str, Any], options: Options) -> Sharing:
+    """What an experiment has decided when it began."""
+    if found := description.get("sharing"):
+        return Sharing.from_dict(found)
+    if options.gpus_per_worker == AUTO:
+        raise InputError("--gpus-per-worker auto is measured when a search begins, which this one did without; name a number")
+    return Sharing(1, "a trial has a GPU of its own: nothing else was decided when the search began")
 
 
 def _check_strategy(options: Options) -> None:

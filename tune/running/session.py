@@ -8,7 +8,6 @@ from typing import Any
 
 import ray
 import ray.tune
-import torch
 from rich.console import Console
 
 from cdal.config import Config
@@ -16,12 +15,11 @@ from tune.command import Interrupted
 from tune.lake import Mirror, load
 from tune.lake.status import SEARCHED, UNET
 from tune.proposing import Proposal, Queue, Study, TruthfulSearcher
-from tune.running.estimate import Pace, Paces, calibrate
-from tune.running.machines import Node, connect
+from tune.running.machines import Node
 from tune.running.plan import Plan
 from tune.running.progress import Progress, best_of
 from tune.running.recorder import Record, Recorder, RecordingCallback
-from tune.running.tuning import TICK_SECONDS, RequestsToEnd, make_tuner, run_tuner, trial_settings
+from tune.running.tuning import TICK_SECONDS, RequestsToEnd, make_tuner, run_tuner, stop_sharing, trial_settings
 from tune.stopping import POPULATION, Budget, EarlyStopping, PopulationTraining, make_scheduler, why_enough
 from tune.trials import TrialSettings, score_stored
 
@@ -109,6 +107,7 @@ class Session:
                 self._write_clock()
                 self.recorder.close()
                 self._files.close()
+                stop_sharing(self.plan.resources, f"{self.root}/{self.name}/tune", self._machine)
         return self.recorder.snapshot()
 
     def settings(self, proposal: Proposal, config: Config) -> TrialSettings:
@@ -200,35 +199,6 @@ class Session:
         temporary.write_text(f"{self._used + time.monotonic() - self._started:.1f}")
         temporary.replace(clock)
         self._files.keep()
-
-
-def measure_paces(plan: Plan, machine: Node | None) -> Paces:
-    """Time settings as one trial's workers will run them, on a cluster in one of its workers."""
-    on_gpu = plan.resources.gpus > 0
-    if machine is not None and not on_gpu:
-        return _paces(plan, "cpu")
-    connect(None, this=machine)
-    task = ray.remote(_paces).options(num_cpus=plan.resources.cpus, num_gpus=plan.resources.gpus)
-    found: Paces = ray.get(task.remote(plan, "cuda" if on_gpu else "cpu"))
-    return found
-
-
-def _paces(plan: Plan, device: str) -> Paces:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(plan.resources.cpus)))
-
-    def pace(config: Config) -> Pace:
-        share = config.training.batch_size // plan.resources.workers
-        return calibrate(config.replace({"training.batch_size": share}), plan.dataset, fold=plan.options.fold, device=device)
-
-    try:
-        published = pace(plan.published)
-        try:
-            return Paces(pace(plan.typical), published)
-        except (RuntimeError, MemoryError):  # mostly too little memory, of which its trials will tell
-            return Paces(published, published)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def trial_config(plan: Plan, proposal: Proposal) -> Config:

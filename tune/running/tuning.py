@@ -1,5 +1,6 @@
 """Ray Tune at work: in a thread, while the main thread shows progress and listens for requests to end."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -7,9 +8,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import ray
 import ray.tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cdal.config import Config
 from tune.command import Interrupted
@@ -19,9 +22,10 @@ from tune.running.machines import Node, Resources, connect
 from tune.running.options import absolute
 from tune.running.plan import Plan
 from tune.running.recorder import RecordingCallback
-from tune.trials import RESTARTS, CdalTrial, TrialSettings
+from tune.trials import RESTARTS, CdalTrial, TrialSettings, mps_folder, stop_mps
 
 TICK_SECONDS = 0.25
+_STOP_SECONDS = 30.0  # for all machines together
 
 
 class RequestsToEnd:
@@ -138,3 +142,28 @@ def run_tuner(tuner: ray.tune.Tuner, watch: Callable[[], None]) -> None:
     watch()
     if problems:
         raise problems[0]
+
+
+def stop_sharing(resources: Resources, place: str, machine: Node | None) -> None:
+    """End what trials have started on their machines to share GPUs.
+
+    Args:
+        resources: of a trial.
+        place: folder of the lake for trials.
+        machine: None on a cluster.
+    """
+    if not 0 < resources.gpus < 1:
+        return
+    if machine is not None:
+        _stop_here(absolute(place))
+    elif ray.is_initialized():
+        with contextlib.suppress(Exception):  # what ended the search may have been the cluster
+            nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]  # type: ignore[no-untyped-call]
+            task = ray.remote(num_cpus=0)(_stop_here)
+            there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+            stopped = [task.options(scheduling_strategy=node).remote(absolute(place)) for node in there]
+            ray.wait(stopped, num_returns=len(stopped), timeout=_STOP_SECONDS)
+
+
+def _stop_here(place: str) -> None:
+    stop_mps(mps_folder(place))  # its name differs from machine to machine, with their users and temporary folders

@@ -61,6 +61,11 @@ class TrialSettings:
         return Mirror(self.folder, (BEST, LAST))
 
     @property
+    def place(self) -> str:
+        """The folder of all trials."""
+        return self.folder.rpartition("/")[0]
+
+    @property
     def device(self) -> torch.device:
         """Where this process computes; Ray shows a worker its own GPUs only."""
         return torch.device("cuda" if self.gpus > 0 else "cpu")

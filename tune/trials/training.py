@@ -25,12 +25,14 @@ from tune.lake import Mirror
 from tune.lake.status import DIVERGED, FAILED, FINISHED, INFEASIBLE, trial_id
 from tune.trials.scoring import score
 from tune.trials.settings import Message, TrialSettings
+from tune.trials.together import take_share
 
 
 def messages(settings: TrialSettings) -> Iterator[Message]:
     """Train from the last checkpoint on, one message per epoch, then score. The last message says how the trial ended."""
     started = time.process_time()
     torch.set_num_threads(max(1, int(settings.cpus)))
+    take_share(settings)
     here = {"host": socket.gethostname(), "device": "cpu"}
     if settings.device.type == "cuda":
         here["device"] = torch.cuda.get_device_name()
@@ -81,7 +83,7 @@ def _messages(settings: TrialSettings, files: Mirror) -> Iterator[Message]:
             reason = f"out of memory, with {peak / 2**30:.2f} GiB in use: {' '.join(str(error).split())[:200]}"
             yield ended(INFEASIBLE, reason, traceback.format_exc()) | {"trial": {"memory_bytes": peak}}
             return
-        if torch.distributed.is_initialized():
+        if settings.workers > 1:
             raise  # most likely another worker died: Ray Train starts them all again
         yield ended(FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", traceback.format_exc())
 

@@ -1,7 +1,9 @@
 """A trial of several workers: a Ray Train TorchTrainer runs its `messages` in every one of them, and the first is heard."""
 
+import math
 import queue
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cdal.devices.workers import LONGEST_WAIT
 from tune.lake import ray_storage
 from tune.lake.status import FAILED
 from tune.trials.settings import Message, TrialSettings
@@ -17,12 +20,14 @@ from tune.trials.training import ended, messages
 
 RESTARTS = 3  # of a worker that died
 _POLL_SECONDS = 1.0
+_FIRST_WORD_SECONDS = 30.0
+"""For the first worker to say itself why another one ended; it cannot where it waits on its GPU."""
 
 
 def distributed(settings: TrialSettings) -> Iterator[Message]:
-    """Run `messages` in the workers of a TorchTrainer and pass on what the first one says."""
+    """Run `messages` in the workers of a TorchTrainer and pass on what the first one says, or why another one ended."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Empty, Queue
 
     _release(settings)
@@ -36,6 +41,7 @@ def distributed(settings: TrialSettings) -> Iterator[Message]:
             use_gpu=settings.gpus > 0,
             resources_per_worker={"CPU": settings.cpus, "memory": _mark(settings)} | gpus,
         ),
+        torch_config=TorchConfig(timeout_s=int(LONGEST_WAIT.total_seconds())),
         run_config=RunConfig(name="train", failure_config=FailureConfig(max_failures=RESTARTS), **ray_storage(settings.folder)),
     )
     problem: queue.Queue[BaseException | None] = queue.Queue()
@@ -49,17 +55,23 @@ def distributed(settings: TrialSettings) -> Iterator[Message]:
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    seen = 0
+    seen, other, deadline = 0, None, math.inf
     try:
         while True:
             try:
-                message = mailbox.get(timeout=_POLL_SECONDS)
+                first, message = mailbox.get(timeout=_POLL_SECONDS)
             except Empty:
-                if thread.is_alive():
+                if thread.is_alive() and time.monotonic() < deadline:
                     continue
+                if other is not None:
+                    yield other
+                    return
                 error = problem.get()
-                yield ended(FAILED, f"the workers ended: {' '.join(str(error).split())[:300]}")
+                yield ended(FAILED, f"the workers ended: {_sentences(error)[:300]}", str(error))
                 return
+            if not first:
+                other, deadline = message, time.monotonic() + _FIRST_WORD_SECONDS
+                continue
             message["curve"] = [point for point in message.get("curve", []) if point[0] > seen]
             seen = max([seen, *(epoch for epoch, _ in message["curve"])])
             if message.get("done"):
@@ -71,20 +83,26 @@ def distributed(settings: TrialSettings) -> Iterator[Message]:
         mailbox.shutdown(force=True)
 
 
+def _sentences(error: BaseException | None) -> str:
+    """How every worker's error ends, the shortest first: the others cite it."""
+    failures = getattr(error, "worker_failures", {}).values() or [error]
+    return "; ".join(sorted({str(failure).strip().rpartition("\n")[2] for failure in failures}, key=len))
+
+
 def _beside_this_process() -> NodeAffinitySchedulingStrategy:
     """What the trial's own process needs lives and dies with its machine, and with no other."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def work(config: dict[str, Any]) -> None:
-    """One worker of a trial of several; the first passes on its messages."""
+    """One worker of a trial of several; the first passes on its messages, each of the others that it failed."""
     import ray.train
 
     settings = TrialSettings.from_json(config["settings"])
     first = ray.train.get_context().get_world_rank() == 0
     for message in messages(settings):
-        if first:
-            config["mailbox"].put(message)
+        if first or message.get("done"):
+            config["mailbox"].put((first, message))
 
 
 def _release(settings: TrialSettings) -> None:

@@ -112,7 +112,7 @@ WRONG_CONDITIONS = {
     "text for a number": ("{loss.attention: high}", "loss.attention is 'high'; it must be a number"),
     "one wrong value of a list": ("{loss.attention: [0.5, high]}", "loss.attention is 'high'"),
     "number for a switch": ("{loss.attention_normalised: 1}", "loss.attention_normalised is 1; it must be true or false"),
-    "unknown choice": ("{training.precision: fp8}", "training.precision is 'fp8'; it must be one of fp32, bf16"),
+    "unknown choice": ("{training.precision: fp8}", "training.precision is 'fp8'; it must be one of fp32, tf32, bf16"),
     "list of wrong items": ("{model.width_multipliers: [1, wide]}", "model.width_multipliers is [1, 'wide']"),
     "bounds of a switch": ("{loss.attention_normalised: {min: 0}}", "does not hold a number"),
     "bounds of another name": ("{loss.attention: {low: 0}}", "bounds are written {min: ..., max: ...}"),
