@@ -4,6 +4,7 @@
     python benchmarks/workers.py                                       # the same on generated images
 
 Runs `python -m cdal.train` twice with the same global batch: one process with one thread, then two processes of one thread each.
+Times are of all steps of all epochs, by the first process's clock, without its start and validation; two cores must be idle.
 Efficiency is the time of one process, divided by twice the time of two.
 """
 
