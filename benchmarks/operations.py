@@ -1,12 +1,21 @@
-"""Counts floating-point operations, two per multiply-add, of convolutions and matrix products, on any device and of any pass."""
+"""Counts floating-point operations, two per multiply-add, of convolutions and matrix products, on any device and of any pass.
 
+And bytes: what every operation reads and writes, views left out. A fused kernel is one operation, its inner values are not counted.
+"""
+
+import math
+from collections import Counter
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
+_EMPTY = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
+_NO_KERNEL = _EMPTY | {"detach", "_unsafe_view", "alias", "lift_fresh"}
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
@@ -28,15 +37,29 @@ class Operations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.total, self.bytes = 0, 0
+        self.by_type: Counter[torch.dtype] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do the operation, and count it where it is of those kinds."""
         kwargs = kwargs or {}
-        if func._overloadpacket not in FORMULAS:
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is None:
             with self:  # in inference mode, operations come here before they are taken apart
                 out = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if out is NotImplemented else out
+            if out is not NotImplemented:
+                return out
         out = func(*args, **kwargs)
-        self.total += FORMULAS[func._overloadpacket](*args, **kwargs, out_val=out)
+        name = func._schema.name.removeprefix("aten::")
+        if not (func.is_view or name in _NO_KERNEL or name.startswith(("prim::", "profiler::"))):
+            self.bytes += sum(_bytes(x) for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor))
+        if formula is not None:
+            operations = formula(*args, **kwargs, out_val=out)
+            self.total += operations
+            self.by_type[next(x.dtype for x in tree_leaves(args) if isinstance(x, Tensor))] += operations
         return out
+
+
+def _bytes(x: Tensor) -> int:
+    """What lies in memory, however often it is repeated."""
+    return x.element_size() * math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride)
