@@ -25,11 +25,14 @@ def numerics(settings: TrainingConfig, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    cudnn, before = torch.backends.cudnn, _read()
+    cudnn, before = torch.backends.cudnn, [getattr(*place) for place in _convolutions()]
+    flags, products = (cudnn.benchmark, cudnn.deterministic), _products()
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    flags = cudnn.benchmark, cudnn.deterministic
+    exact = settings.precision == "fp32"
     try:
-        _write("ieee" if settings.precision == "fp32" else "tf32")
+        for place, name in _convolutions():
+            setattr(place, name, not exact if name == "allow_tf32" else "ieee" if exact else "tf32")
+        torch.set_float32_matmul_precision("highest" if exact else "high")
         cudnn.benchmark, cudnn.deterministic = not settings.deterministic, settings.deterministic
         if settings.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products are not repeatable without
@@ -38,25 +41,28 @@ def numerics(settings: TrainingConfig, device: torch.device) -> Iterator[None]:
     finally:
         cudnn.benchmark, cudnn.deterministic = flags
         torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
-        for place, value in zip(_places(), before, strict=True):
-            setattr(*place, value)
+        for (place, name), value in zip(_convolutions(), before, strict=True):
+            setattr(place, name, value)
+        if products in ("highest", "high", "medium"):
+            torch.set_float32_matmul_precision(products)
+        else:
+            torch.backends.cuda.matmul.fp32_precision = products
 
 
-def _places() -> list[tuple[Any, str]]:
-    """Where PyTorch keeps how convolutions and matrix products of float32 are computed; 2.9 has new names."""
-    convolutions, products = getattr(torch.backends.cudnn, "conv", None), torch.backends.cuda.matmul
-    if hasattr(convolutions, "fp32_precision"):
-        return [(convolutions, "fp32_precision"), (products, "fp32_precision")]
-    return [(torch.backends.cudnn, "allow_tf32"), (products, "allow_tf32")]
+def _convolutions() -> list[tuple[Any, str]]:
+    """Where PyTorch keeps how float32 is convolved. From 2.9 on it has new names, and wants cuDNN's two parts to agree."""
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(getattr(cudnn, "conv", None), "fp32_precision"):
+        return [(cudnn.conv, "fp32_precision"), (cudnn.rnn, "fp32_precision")]
+    return [(cudnn, "allow_tf32")]
 
 
-def _read() -> list[Any]:
-    return [getattr(*place) for place in _places()]
-
-
-def _write(precision: str) -> None:
-    for place, name in _places():
-        setattr(place, name, precision if name == "fp32_precision" else precision == "tf32")
+def _products() -> str:
+    """How float32 is multiplied: in PyTorch's old words, or in the new ones where somebody used those."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return str(torch.backends.cuda.matmul.fp32_precision)
 
 
 class Rounded(Generic[N]):

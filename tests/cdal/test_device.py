@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from patience import run
 
 from cdal.config import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="the CUDA device that is not there needs PyTorch for CPUs")
 
 BUDGET = {
     "monuseg": {"penalised": 2500, "update": 2290, "sampling": 2090},
