@@ -40,7 +40,8 @@ def numerics(settings: TrainingConfig, device: torch.device) -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = flags
-        torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+        if settings.deterministic:
+            torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         for (place, name), value in zip(_convolutions(), before, strict=True):
             setattr(place, name, value)
         if products in ("highest", "high", "medium"):
