@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --out gpu.json                       # six minutes on a GPU, an H100 or H200
     python benchmarks/gpu.py --quick                              # less of everything in a minute and a half
-    python benchmarks/gpu.py --part parity --parity ../shared/parity       # one part; with the vectors made by running the release
+    python benchmarks/gpu.py --part parity --parity FOLDER        # one part; with vectors made by running the release
     python benchmarks/gpu.py --device cpu --quick                 # tries the script itself, on shrunken networks
 
 It needs PyTorch with Triton and, of the project's dependencies, NumPy, safetensors, rich and those in pure Python. Every part is a

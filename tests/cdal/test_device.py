@@ -41,23 +41,25 @@ def counted(*arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("presets", [",".join(PRESETS[::2]), ",".join(PRESETS[1::2])])
-def test_every_preset_in_half_precision(presets: str) -> None:
-    found = counted(presets, "bf16")
-    for name in presets.split(","):
-        counts = found[f"{name} bf16"]
-        for kind, most in BUDGET[name].items():
-            assert most / 2 < counts[kind]["kernels"] <= most, (name, kind)
-        for kind, taken in counts.items():
-            assert taken["layout_copies"] == {}, (name, kind)
-            assert sum(taken["waits"].values()) == (2 if kind == "evaluation" else 0), (name, kind, taken["waits"])  # its result
+@pytest.fixture(scope="module")
+def half_precision() -> dict[str, Any]:
+    """Counts by preset."""
+    return {name.removesuffix(" bf16"): counts for name, counts in counted(",".join(PRESETS), "bf16").items()}
 
 
 @pytest.mark.long
-def test_half_precision_moves_about_half_of_the_bytes() -> None:
-    found = counted("hippocampus_fast", "fp32,bf16")
-    full, half = (found[f"hippocampus_fast {precision}"] for precision in ("fp32", "bf16"))
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_in_half_precision(half_precision: dict[str, Any], name: str) -> None:
+    for kind, most in BUDGET[name].items():
+        assert most / 2 < half_precision[name][kind]["kernels"] <= most, kind
+    for kind, taken in half_precision[name].items():
+        assert taken["layout_copies"] == {}, kind
+        assert sum(taken["waits"].values()) == (2 if kind == "evaluation" else 0), (kind, taken["waits"])  # its result
+
+
+@pytest.mark.long
+def test_half_precision_moves_about_half_of_the_bytes(half_precision: dict[str, Any]) -> None:
+    full, half = counted("hippocampus_fast", "fp32")["hippocampus_fast fp32"], half_precision["hippocampus_fast"]
     for kind, most in TRAFFIC.items():
         assert half[kind]["bytes"] <= most * full[kind]["bytes"], kind
         assert full[kind]["layout_copies"] == full[kind]["waits"] == {}, kind

@@ -14,7 +14,7 @@ from rich.console import Console
 from tune.finals import Contest, Retraining
 from tune.results import create_experiment
 from tune.running import Node, Options, Session, connect, make_plan, stop_sharing
-from tune.running.machines import Resources
+from tune.running.machines import QUIET, Resources
 from tune.running.options import absolute
 from tune.trials import mps_folder, start_mps, stop_mps
 
@@ -187,6 +187,8 @@ def test_a_search_ends_it_on_every_machine_with_gpus(fake: Fake, monkeypatch: py
     folder = mps_folder(absolute(place))
     folder.mkdir(mode=0o700)
     (folder / "daemon").touch()
+    for name, value in QUIET.items():  # which `connect` would leave behind
+        monkeypatch.setenv(name, value)
     connect(None, this=Node(1, 1))  # a cluster of one machine whose GPU is made up
     try:
         stop_sharing(Resources(1, 1, 0.5, 2), place, None)
