@@ -1,5 +1,6 @@
 """CUDA graphs: work that repeats is launched as a whole, not kernel by kernel."""
 
+import functools
 import warnings
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
@@ -17,6 +18,12 @@ class _Recording(NamedTuple):
     output: Tensor
 
 
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all: PyTorch remembers on which stream a weight's gradient was added up, and keeps freed memory for its stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class Graphs:
     """Runs functions of tensors; on a GPU, what recurs is recorded at its second time and replayed from then on.
 
@@ -30,8 +37,7 @@ class Graphs:
         self._seen: set[Hashable] = set()
         self._recordings: dict[Hashable, _Recording] = {}
         if self._wanted:
-            # One stream for all: PyTorch remembers on which stream a weight's gradient was added up.
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream = _stream(device)
             self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, kind: Hashable, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
