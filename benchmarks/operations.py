@@ -15,7 +15,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 aten = torch.ops.aten
 _EMPTY = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
-_NO_KERNEL = _EMPTY | {"detach", "_unsafe_view", "alias", "lift_fresh"}
+NO_KERNEL = _EMPTY | {"detach", "_unsafe_view", "alias", "lift_fresh"}
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
@@ -51,8 +51,8 @@ class Operations(TorchDispatchMode):
                 return out
         out = func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
-        if not (func.is_view or name in _NO_KERNEL or name.startswith(("prim::", "profiler::"))):
-            self.bytes += sum(_bytes(x) for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor))
+        if not (func.is_view or name in NO_KERNEL or name.startswith(("prim::", "profiler::"))):
+            self.bytes += sum(bytes_of(x) for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor))
         if formula is not None:
             operations = formula(*args, **kwargs, out_val=out)
             self.total += operations
@@ -60,6 +60,6 @@ class Operations(TorchDispatchMode):
         return out
 
 
-def _bytes(x: Tensor) -> int:
+def bytes_of(x: Tensor) -> int:
     """What lies in memory, however often it is repeated."""
     return x.element_size() * math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride)

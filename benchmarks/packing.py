@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from batches import noise
 from rich.console import Console
 from rich.table import Table
 
 from cdal.config import preset
-from cdal.trainer import Draws, Trainer
+from cdal.trainer import Trainer
 
 NUMBERS = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}
 _SHARED_OUT = 0.95  # of a GPU's memory, as in a search; the rest is what CUDA itself takes in every process
@@ -76,25 +77,20 @@ def work(number: int, device: torch.device, precision: str, seconds: float) -> N
     if on_gpu and number > 1:
         torch.cuda.set_per_process_memory_fraction(_SHARED_OUT / number)
     config = preset("hippocampus_fast").replace({"training.precision": precision})
-    model, batch = config.model, config.training.batch_size
-    rng, masks = torch.Generator(device).manual_seed(0), (batch, model.mask_channels, model.image_size, model.image_size)
-    image = torch.randn(batch, model.image_channels, *masks[2:], generator=rng, device=device)
-    mask = torch.randn(masks, generator=rng, device=device).sign()
-    draws = Draws.random(masks, config.diffusion.timesteps, model.latent_size, rng)
-    trainer = Trainer(config, device)
+    trainer, batch = Trainer(config, device), noise(config, device)
     period = config.optimiser.discriminator_interval * config.loss.r1_interval
     for _ in range(2 * period + 2 if on_gpu else 3):  # on a GPU what recurs is recorded at its second time
-        loss = next(iter(trainer.step(image, mask, draws).values()))
+        loss = next(iter(trainer.step(*batch).values()))
     loss.item()
     print("ready", flush=True)
     sys.stdin.readline()
     start, steps = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        before, loss = loss, next(iter(trainer.step(image, mask, draws).values()))
+        before, loss = loss, next(iter(trainer.step(*batch).values()))
         before.item()  # no more than one step ahead of the device
         steps += 1
     loss.item()
-    rate = steps * batch / (time.perf_counter() - start)
+    rate = steps * config.training.batch_size / (time.perf_counter() - start)
     print(rate, torch.cuda.max_memory_allocated(device) if on_gpu else 0)
 
 

@@ -22,13 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from batches import noise
 from operations import Operations
 from plain import PlainTrainer
 from rich.console import Console
 from rich.table import Table
 
 from cdal.config import Config, preset
-from cdal.trainer import Draws, Trainer
+from cdal.trainer import Trainer
 
 NAMES = ("chest_xray", "monuseg", "hippocampus")
 CPU_BATCH = {"chest_xray": 2, "monuseg": 1, "hippocampus": 32}
@@ -45,12 +46,7 @@ class Side:
             self.trainer.load(ours)
         else:
             self.trainer = ours
-        model, batch = config.model, config.training.batch_size
-        rng = torch.Generator(device).manual_seed(0)
-        masks = (batch, model.mask_channels, model.image_size, model.image_size)
-        self.image = torch.randn(batch, model.image_channels, *masks[2:], generator=rng, device=device)
-        self.mask = torch.randn(masks, generator=rng, device=device).sign()
-        self.draws = Draws.random(masks, config.diffusion.timesteps, model.latent_size, rng)
+        self.batch = noise(config, device)
         self.device, self.parts, self._last = device, defaultdict[str, float](float), 0.0
 
     def step(self, penalised: bool | None = None) -> float:
@@ -59,7 +55,7 @@ class Side:
             self.trainer.steps = 0 if penalised else 1
         self.parts.clear()
         self._last = start = self._now()
-        self.trainer.step(self.image, self.mask, self.draws)
+        self.trainer.step(*self.batch)
         return self._now() - start
 
     def _mark(self, part: str) -> None:

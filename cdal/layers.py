@@ -202,8 +202,6 @@ class AdaptiveGroupNorm(nn.Module):
 
     def beside(self, x: Tensor, latent: Tensor | Given) -> tuple[Tensor, Tensor]:
         """What comes out with SiLU, and x for a branch around."""
-        if not fused.available(x):
-            return self(x, latent, silu=True), x
         return fused.group_norm_beside(x, self.groups, project(self.style, latent), 1e-6, silu=True)
 
 

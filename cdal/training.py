@@ -157,30 +157,35 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def draw_batch(
+    config: Config, dataset: Dataset, cases: tuple[str, ...], step: int, device: torch.device, rank: int = 0, world: int = 1
+) -> tuple[Tensor, Tensor, Draws]:
+    """Images, masks and draws of a step, a function of the seed and the step's number; a worker's share where there are several."""
+    settings, model = config.training, config.model
+    image, mask = training_batch(
+        dataset,
+        cases,
+        step=step,
+        batch_size=settings.batch_size,
+        samples_per_case=settings.samples_per_case,
+        mask_channels=model.mask_channels,
+        seed=settings.seed,
+        rank=rank,
+        world=world,
+        device=device,
+    )
+    size = (settings.batch_size, model.mask_channels, model.image_size, model.image_size)
+    rng = torch.Generator(device).manual_seed(_step_seed(settings.seed, step))
+    return image, mask, Draws.random(size, config.diffusion.timesteps, model.latent_size, rng).share(rank, world)
+
+
 def _run_epoch(
     trainer: Trainer, dataset: Dataset, cases: tuple[str, ...], epoch: int, steps: int, rank: int, world: int
 ) -> dict[str, float | None]:
     """All steps of one epoch; returns the mean of every loss over the steps that had it."""
-    config = trainer.config
-    settings = config.training
-    size = (settings.batch_size, config.model.mask_channels, config.model.image_size, config.model.image_size)
     per_step: list[dict[str, Tensor]] = []
     for _ in range(steps):
-        image, mask = training_batch(
-            dataset,
-            cases,
-            step=trainer.steps,
-            batch_size=settings.batch_size,
-            samples_per_case=settings.samples_per_case,
-            mask_channels=config.model.mask_channels,
-            seed=settings.seed,
-            rank=rank,
-            world=world,
-            device=trainer.device,
-        )
-        rng = torch.Generator(trainer.device).manual_seed(_step_seed(settings.seed, trainer.steps))
-        draws = Draws.random(size, config.diffusion.timesteps, config.model.latent_size, rng).share(rank, world)
-        per_step.append(trainer.step(image, mask, draws))
+        per_step.append(trainer.step(*draw_batch(trainer.config, dataset, cases, trainer.steps, trainer.device, rank, world)))
     return _mean_losses(per_step, epoch, trainer.steps - steps)
 
 

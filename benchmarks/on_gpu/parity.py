@@ -10,6 +10,7 @@ from unittest import mock
 
 import golden
 import torch
+from batches import noise
 from released import manifest, model_config
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,7 +27,7 @@ from cdal.losses import r1_penalty
 from cdal.predict import sampler
 from cdal.sections import TrainingConfig
 from cdal.trainer import Trainer
-from on_gpu.run import FAST, PUBLISHED, Run, configuration, inputs, kinds
+from on_gpu.run import FAST, PUBLISHED, Run, configuration, kinds
 
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 5e-2}  # of a norm
 CANCELLING = {"fp32": 2e-3, "tf32": 0.1, "bf16": 0.25}  # gradients of the discriminator: true and generated pairs nearly cancel
@@ -103,7 +104,7 @@ def _steps(run: Run, precision: str, numbers: list[int], *, deterministic: bool,
     losses: list[Tensor] = []
     for seed, number in enumerate(numbers):
         trainer.steps = number
-        losses += trainer.step(*inputs(config, run.device, seed)).values()
+        losses += trainer.step(*noise(config, run.device, seed)).values()
     recorded = trainer._graphs._recordings
     if graphs and run.on_gpu and len(numbers) > 5 and not recorded:
         raise RuntimeError("no step was recorded as a graph")
@@ -183,7 +184,7 @@ def _warm(run: Run, name: str, precision: str) -> None:
     trainer = Trainer(config, run.device, graphs=False)
     for number in (0, *kinds(config)):
         trainer.steps = number
-        trainer.step(*inputs(config, run.device))
+        trainer.step(*noise(config, run.device))
 
 
 def _calls(run: Run, name: str, precision: str) -> dict[str, tuple[Callable[..., Any], Any]]:
@@ -212,7 +213,7 @@ def _calls(run: Run, name: str, precision: str) -> dict[str, tuple[Callable[...,
                 patches.enter_context(mock.patch.object(fused, operation.__name__, recording(operation)))
         for number in (0, *kinds(config)):
             trainer.steps = number
-            trainer.step(*inputs(config, run.device))
+            trainer.step(*noise(config, run.device))
     return calls
 
 

@@ -12,10 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cdal.config import Config, preset
-from cdal.trainer import Draws
 
 POISONED = 3  # exit status: the device no longer answers this process
 PUBLISHED = ("monuseg", "chest_xray", "hippocampus")
@@ -94,16 +92,6 @@ def configuration(run: Run, name: str, precision: str) -> Config:
     if run.on_gpu:
         return config
     return config.replace(_NARROW | (_FEW if name.startswith("hippocampus") else _SMALL))
-
-
-def inputs(config: Config, device: torch.device, seed: int = 0) -> tuple[Tensor, Tensor, Draws]:
-    """Images, masks and draws of one step."""
-    model, batch = config.model, config.training.batch_size
-    rng = torch.Generator(device).manual_seed(seed)
-    masks = (batch, model.mask_channels, model.image_size, model.image_size)
-    image = torch.randn(batch, model.image_channels, *masks[2:], generator=rng, device=device)
-    mask = torch.randn(masks, generator=rng, device=device).sign()
-    return image, mask, Draws.random(masks, config.diffusion.timesteps, model.latent_size, rng)
 
 
 def kinds(config: Config) -> dict[int, float]:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from batches import noise
 from operations import Operations
 from plain import PlainGenerator, PlainTrainer, predict_image, released_state
 from torch import Tensor
@@ -21,7 +22,7 @@ from cdal.generator import Generator
 from cdal.predict import sampler
 from cdal.sections import TrainingConfig
 from cdal.trainer import Trainer
-from on_gpu.run import FAST, PUBLISHED, Run, configuration, inputs, kinds, seconds_of, wait
+from on_gpu.run import FAST, PUBLISHED, Run, configuration, kinds, seconds_of, wait
 
 GRIDS = {"chest_xray": (1, 1), "monuseg": (2, 2), "hippocampus": (8, 8)}  # tiles that are segmented together
 
@@ -118,7 +119,7 @@ def _stepper(run: Run, name: str, side: str, precision: str, graphs: bool) -> tu
     if side == "plain":
         ours, trainer = trainer, PlainTrainer(config, run.device)
         trainer.load(ours)
-    batch = inputs(config, run.device)
+    batch = noise(config, run.device)
 
     def step(number: int) -> object:
         trainer.steps = number

@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import packing
 import torch
+from batches import noise
 from torch import Tensor
 
 from cdal.config import preset
@@ -24,7 +25,7 @@ from cdal.devices.graphs import Graphs
 from cdal.devices.precision import numerics
 from cdal.generator import Generator
 from cdal.training import train
-from on_gpu.run import Run, configuration, inputs, seconds_of, wait
+from on_gpu.run import Run, configuration, seconds_of, wait
 
 
 def packing_together(run: Run) -> None:
@@ -128,7 +129,7 @@ def compiled(run: Run) -> None:
 def _compiled(run: Run, name: str, way: str, graphs: bool, backend: str) -> dict[str, Any]:
     config = configuration(run, name, "bf16")
     generator = Generator.from_config(config.model).to(run.device, torch.bfloat16, memory_format=torch.channels_last)
-    image, mask, draws = inputs(config, run.device)
+    image, mask, draws = noise(config, run.device)
     forward: Callable[..., Tensor] = lambda noisy, t, image, z: generator(noisy, t, generator.encode(image), z)  # noqa: E731
     if way == "compiled":
         forward = torch.compile(forward, backend=backend)

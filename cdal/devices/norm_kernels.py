@@ -269,16 +269,18 @@ def _combining(lanes: int) -> dict[str, int]:
     return {"split_tile": min(128, max(1, 4096 // lanes)), "group_tile": min(32, max(1, 8192 // lanes))}
 
 
-def _splits(x: Tensor) -> tuple[int, int]:
-    """Pixels in a split, and the number of splits: few enough that reading what each has found costs little."""
-    pixels = x.shape[2] * x.shape[3]
-    rows = -(-pixels // max(1, min(_PROGRAMS // len(x), math.isqrt(pixels) // 2)))
-    return rows, -(-pixels // rows)
-
-
 def whole(x: Tensor) -> bool:
     """Whether one program takes a whole sample of a group normalisation: it is small, or samples are many enough."""
     return x[0].numel() <= (2**16 if len(x) >= 100 else 2**14)
+
+
+def _splits(x: Tensor) -> tuple[int, int]:
+    """Pixels in a split, and the number of splits: one where a sample stays whole, else few enough."""
+    pixels = x.shape[2] * x.shape[3]
+    if whole(x):
+        return pixels, 1
+    rows = -(-pixels // max(1, min(_PROGRAMS // len(x), math.isqrt(pixels) // 2)))
+    return rows, -(-pixels // rows)
 
 
 def _empty_group_norm(
@@ -293,9 +295,7 @@ def _group_norm(
 ) -> tuple[Tensor, Tensor]:
     y, moments = _empty_group_norm(x, groups, scale, shift, eps, silu, add)
     x, (batch, channels, height, width) = dense(x), x.shape
-    pixels, partial = height * width, None
-    rows, splits = (pixels, 1) if whole(x) else _splits(x)
-    warps = 16 if whole(x) else 8
+    pixels, partial, (rows, splits), warps = height * width, None, _splits(x), 16 if whole(x) else 8
     tiles = tiling(x, 1024 * warps)
     with torch.cuda.device_of(x):
         if not whole(x):
@@ -322,9 +322,7 @@ def _group_norm_backward(
     gradient, x, (batch, channels, height, width) = dense(gradient), dense(x), x.shape
     beside = None if beside is None else dense(beside)
     scales, shifts = table(scale), table(shift)
-    pixels, partial = height * width, None
-    rows, splits = (pixels, 1) if whole(x) else _splits(x)
-    warps = 16 if whole(x) else 8
+    pixels, partial, (rows, splits), warps = height * width, None, _splits(x), 16 if whole(x) else 8
     tiles = tiling(x, 512 * warps)
     with torch.cuda.device_of(x):
         if not whole(x):

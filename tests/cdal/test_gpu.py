@@ -7,6 +7,7 @@ from typing import Any
 import golden
 import pytest
 import torch
+from batches import noise
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,12 +28,7 @@ NORMS = [((128, 32, 32, 32), 8), ((4, 64, 256, 256), 16), ((4, 256, 4, 4), 32), 
 
 def batch(config: Config, seed: int = 0) -> tuple[Tensor, Tensor, Draws]:
     """Image, mask and draws on the GPU."""
-    model, size = config.model, config.training.batch_size
-    masks = (size, model.mask_channels, model.image_size, model.image_size)
-    rng = torch.Generator(GPU).manual_seed(seed)
-    image = torch.randn(size, model.image_channels, *masks[2:], generator=rng, device=GPU)
-    mask = torch.randn(masks, generator=rng, device=GPU).sign()
-    return image, mask, Draws.random(masks, config.diffusion.timesteps, model.latent_size, rng)
+    return noise(config, GPU, seed)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -49,8 +49,10 @@ def load_device() -> None:
 
 if __name__ == "__main__":
     load_device()
+    sys.path.append(str(_HERE.parents[2] / "benchmarks"))
 
 import torch
+from operations import NO_KERNEL, bytes_of
 from torch import Tensor, nn
 from torch._prims_common import suggest_memory_format
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
@@ -60,17 +62,6 @@ from torch.utils._pytree import tree_leaves
 from cdal.config import Config, preset
 
 DEVICE = torch.device("cuda", 0)
-_NO_KERNEL = {
-    "empty",
-    "empty_strided",
-    "empty_like",
-    "new_empty",
-    "new_empty_strided",
-    "detach",
-    "_unsafe_view",
-    "alias",
-    "lift_fresh",
-}
 _ENTRY = 8  # channels: masks and images have fewer, features more
 _LISTS = {"_foreach_add_": 110, "_foreach_copy_": 64, "_foreach_lerp_": 64, "_fused_adam_": 36}  # tensors that fit a launch
 
@@ -88,7 +79,7 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
-        silent = func.is_view or name.startswith(("prim::", "profiler::")) or name in _NO_KERNEL
+        silent = func.is_view or name.startswith(("prim::", "profiler::")) or name in NO_KERNEL
         if torch.is_inference_mode_enabled() and not name.startswith("prim::"):  # operations come here before they are taken apart
             with self:
                 out = func.decompose(*args, **kwargs)
@@ -102,7 +93,7 @@ class Trace(TorchDispatchMode):
 
     def _count(self, name: str, args: Any, kwargs: Any, tensors: list[Tensor], out: Any) -> None:
         outs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        kernels, moved = 1, sum(map(_bytes, [*tensors, *outs]))
+        kernels, moved = 1, sum(map(bytes_of, [*tensors, *outs]))
         if name == "_to_copy" and outs[0].device != tensors[0].device:
             if not kwargs.get("non_blocking"):
                 self.waits[f"{name} {tensors[0].device} -> {outs[0].device}"] += 1
@@ -115,26 +106,26 @@ class Trace(TorchDispatchMode):
             if _layout(features) == "first" and features.shape[1] > _ENTRY:
                 self.layout_copies[f"into convolution {tuple(features.shape)}"] += 1
             if args[2] is not None:
-                kernels, moved = 2, moved + 2 * _bytes(outs[0])
+                kernels, moved = 2, moved + 2 * bytes_of(outs[0])
         elif name == "convolution_backward":
             for place, x in (("gradient", args[0]), ("input", args[1])):
                 if _layout(x) == "first" and x.shape[1] > _ENTRY:
                     self.layout_copies[f"{place} into backward convolution {tuple(x.shape)}"] += 1
             wanted = args[-1]
             kernels = sum(wanted)
-            moved += _bytes(args[0]) * (kernels - 1)
+            moved += bytes_of(args[0]) * (kernels - 1)
         elif name in ("native_group_norm", "native_group_norm_backward"):
-            kernels, moved = 3, moved + _bytes(tensors[0])
+            kernels, moved = 3, moved + bytes_of(tensors[0])
             for x in tensors[:2] if name.endswith("backward") else tensors[:1]:
                 if _layout(x) == "last":
-                    kernels, moved = kernels + 1, moved + 2 * _bytes(x)
+                    kernels, moved = kernels + 1, moved + 2 * bytes_of(x)
                     self.layout_copies[f"within group norm {tuple(x.shape)}"] += 1
         elif name in _LISTS:
             kernels = math.ceil(len(args[0]) / _LISTS[name])
         elif name.startswith("cdal::group_norm"):
             from cdal.devices.norm_kernels import whole  # not there without Triton
 
-            kernels, moved = (1, moved) if whole(tensors[0]) else (2, moved + _bytes(tensors[0]))
+            kernels, moved = (1, moved) if whole(tensors[0]) else (2, moved + bytes_of(tensors[0]))
         self.kernels += kernels
         self.bytes += moved
         self.names[name] += kernels
@@ -154,10 +145,6 @@ def _layout(x: Any) -> str | None:
     if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] == 1 or x.shape[2] * x.shape[3] == 1:
         return None
     return "last" if x.stride(1) == 1 else "first"
-
-
-def _bytes(x: Tensor) -> int:
-    return x.element_size() * math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride)
 
 
 def _deepcopy(self: FakeTensor, memo: dict[int, Any]) -> Tensor:

@@ -16,9 +16,9 @@ from cdal.data import Dataset, steps_per_pass
 from cdal.evaluation import validate
 from cdal.predict import full_protocol, protocol, sampler
 from cdal.trainer import Trainer
-from cdal.training import peak_memory
+from cdal.training import draw_batch, peak_memory
 from tune.stopping import HEDGE, POPULATION, REDUCTION
-from tune.trials import draw_batch, kinds_of_steps
+from tune.trials import kinds_of_steps
 
 _ALIKE = 1.5  # ratio of durations up to which one of them is enough to know
 _PATIENCE = 3.0  # seconds that one case may take before its scoring is reckoned, not timed

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from cdal.config import Config
-from cdal.data import Dataset, training_batch
-from cdal.trainer import Draws, Trainer
+from cdal.data import Dataset
+from cdal.trainer import Trainer
+from cdal.training import draw_batch
 from tune.trials.mps import mps_folder, start_mps
 from tune.trials.settings import TrialSettings
 
@@ -44,26 +45,6 @@ def take_share(settings: TrialSettings) -> None:
 def limit_memory(gpus: float) -> None:
     """A trial that wants more than its part runs out of memory itself, and not one beside it."""
     torch.cuda.set_per_process_memory_fraction(SHARED_OUT * gpus if gpus < 1 else 1.0)
-
-
-def draw_batch(
-    config: Config, dataset: Dataset, cases: tuple[str, ...], number: int, device: torch.device
-) -> tuple[Tensor, Tensor, Draws]:
-    """What a training's step takes."""
-    settings, model = config.training, config.model
-    image, mask = training_batch(
-        dataset,
-        cases,
-        step=number,
-        batch_size=settings.batch_size,
-        samples_per_case=settings.samples_per_case,
-        mask_channels=model.mask_channels,
-        seed=settings.seed,
-        device=device,
-    )
-    size = (settings.batch_size, model.mask_channels, model.image_size, model.image_size)
-    draws = Draws.random(size, config.diffusion.timesteps, model.latent_size, torch.Generator(device).manual_seed(number))
-    return image, mask, draws
 
 
 def kinds_of_steps(config: Config) -> tuple[int, int, int]:
