@@ -59,6 +59,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.work:
         return work(options)
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes is {options.minutes:g}; it must be above 0")
+    if options.parity and not options.parity.is_dir():
+        parser.error(f"--parity is {options.parity}, which is no folder")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that parts are ended
     minutes = options.minutes or (1.5 if options.quick and options.device == "cuda" else 6.0)
     return Session(options, 60 * minutes).run()
@@ -282,7 +286,9 @@ def bars(found: dict[str, Any]) -> list[dict[str, Any]]:
     together = [row["of one alone"] for row in rows("packing", trainings=4) if "of one alone" in row]
     judged.append(against("four trainings at once: images of one alone", max(together, default=None), 2.5))
     checks = [row.get("within", False) for row in rows("parity") if "skipped" not in row]
-    judged.append(against("numbers: checks within their tolerance, of those made", float(sum(checks)), float(len(checks))))
+    judged.append(
+        against("numbers: checks within their tolerance, of those made", float(sum(checks)) if checks else None, float(len(checks)))
+    )
     return judged
 
 

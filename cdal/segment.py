@@ -28,6 +28,7 @@ from cdal.config import Config
 from cdal.data.dataset import DatasetSpec
 from cdal.data.images import read_image
 from cdal.data.preparation import prepare_image, prepare_volume
+from cdal.devices.transfer import named_device
 from cdal.errors import InputError
 from cdal.evaluation import draw_votes
 from cdal.generator import Generator
@@ -112,7 +113,7 @@ def _segment(args: argparse.Namespace, console: Console) -> int:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"two of the files are called {name}, and their masks would be one; segment them into two folders")
-    model = Segmenter(args.model, votes=args.votes, device=args.device)
+    model = Segmenter(args.model, votes=args.votes, device=named_device(args.device))
     for path in args.files:
         if _is_volume(path) != model.spec.volumetric:
             kind = "NIfTI volumes" if model.spec.volumetric else "2D images"

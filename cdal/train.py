@@ -22,6 +22,7 @@ import torch.distributed
 from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.config import PRESETS, Config, parse_setting, preset
 from cdal.data import DATASETS, open_dataset
+from cdal.devices.transfer import named_device
 from cdal.devices.workers import LONGEST_WAIT, WorkerError
 from cdal.errors import DivergedError
 from cdal.training import history, train
@@ -70,7 +71,7 @@ def _trained(args: argparse.Namespace) -> int:
             "model.image_size": spec.image_size,
         }
     ).replace(dict(parse_setting(text) for text in args.set))
-    device = torch.device(args.device)
+    device = named_device(args.device)
     if "WORLD_SIZE" in os.environ:  # started by torchrun
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -5,6 +5,22 @@ import functools
 import torch
 from torch import Tensor
 
+from cdal.errors import InputError
+
+
+def named_device(name: str) -> torch.device:
+    """The device of a command's --device.
+
+    Raises:
+        InputError: there is none of that name here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device is {name}, which PyTorch cannot use here; leave it out, or try cpu") from None
+    return device
+
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the CPU on the device, on its way while the CPU goes on: only pinned memory is read by a GPU on its own."""

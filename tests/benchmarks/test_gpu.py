@@ -56,6 +56,16 @@ def test_without_a_gpu(tmp_path: Path) -> None:
     assert found == {}
 
 
+@pytest.mark.parametrize(
+    ("option", "words"), [(("--minutes", "-1"), "it must be above 0"), (("--parity", "nowhere"), "which is no folder")]
+)
+def test_wrong_input_is_a_sentence(tmp_path: Path, option: tuple[str, str], words: str) -> None:
+    status, output, found = measured(tmp_path, "--device", "cpu", "--quick", *option)
+    assert status == 2
+    assert words in output.splitlines()[-1]
+    assert found == {}
+
+
 HARMFUL = """
 import os, sys, time, types
 

@@ -155,6 +155,7 @@ def test_mistakes_are_told_in_one_sentence(
         (["a.png"], str(tmp_path / "no.safetensors"), [], "no checkpoint"),
         (["a.png"], str(image_model.with_name("nothing")), [], "no checkpoint"),
         (["a.png"], image, ["--votes", "0"], "--votes is 0"),
+        (["a.png"], image, ["--device", "nowhere"], "--device is nowhere, which PyTorch cannot use here"),
         (["a.png"], image, ["--out", str(tmp_path / "file")], "cannot write to"),
     ):
         command = [*(str(tmp_path / name) for name in files), "--model", model, "--out", str(tmp_path / "o"), *more]

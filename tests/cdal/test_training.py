@@ -332,6 +332,7 @@ def test_command_line_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--dataset", "hippocampus"], "give its folder with --data"),
         (["--set", "loss.adversarial=much"], "loss.adversarial is 'much'; it must be a number"),
         (["--fold", "9"], "fold"),
+        (["--device", "nowhere"], "--device is nowhere, which PyTorch cannot use here"),
     ):
         assert main(["--out", str(tmp_path / "x"), *args]) == 2
         told = capsys.readouterr().err
