@@ -9,11 +9,12 @@ Nothing here unpickles: a file from storage can hold tensors and text, never cod
 
 import json
 import os
-import pickle
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -22,21 +23,43 @@ from torch import Tensor, nn
 
 from cdal.config import PUBLISHED, Config, preset
 from cdal.discriminator import Discriminator
-from cdal.errors import InputError
+from cdal.errors import InputError, short
 from cdal.generator import Generator
 from cdal.layers import EncoderBlock, PyramidDown, ResidualBlock, SelfAttention
 
+T = TypeVar("T")
 
-def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-ready information as one file that is either whole or not there."""
+_MOST_HEADER = 2**22  # bytes; a model has some hundred tensors
+
+
+class TornError(InputError):
+    """A file that is no whole checkpoint of this project. The message names it."""
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], *, before: Path | None = None) -> None:
+    """Write tensors and JSON-ready information as one file that is either whole or not there.
+
+    Args:
+        path: of the file.
+        tensors: by name.
+        info: for `read_info`.
+        before: what the file is renamed to that was there until now. For a moment there is only that one.
+
+    Raises:
+        OSError: it could not be written; what was there still is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        safetensors.torch.save_file(whole, temporary, {"cdal": json.dumps(info)})
+        safetensors.torch.save_file(whole, temporary, {"cdal": json.dumps(info), "crc32": str(_crc32(whole))})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        if before is not None and path.is_file():
+            path.replace(before)
         temporary.replace(path)
+    except SafetensorError as error:  # its own name for what the disk refuses
+        raise OSError(f"{path} could not be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -45,22 +68,47 @@ def read_info(path: Path) -> dict[str, Any]:
     """The JSON of a checkpoint, without reading its tensors.
 
     Raises:
-        InputError: the file is missing, torn, or not a checkpoint of this project.
+        TornError: the file is torn, or not a checkpoint of this project.
+        InputError: it is missing, or cannot be read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            info: dict[str, Any] = json.loads(file.metadata()["cdal"])
-            return info
-    except FileNotFoundError:
-        raise InputError(f"there is no checkpoint {path}") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"{path} is not a readable checkpoint of this project ({error})") from None
+    return _read_header(path)[0]
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the JSON of a checkpoint. Raises InputError as `read_info` does."""
-    info = read_info(path)
-    return safetensors.torch.load_file(path), info
+    """The tensors, on the CPU, and the JSON of a checkpoint. Raises what `read_info` does."""
+    info, crc32 = _read_header(path)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:  # replaced or cut since its header was read
+        raise TornError(f"{path} is not a readable checkpoint of this project ({error})") from None
+    if crc32 is not None and crc32 != str(_crc32(tensors)):
+        raise TornError(f"{path} is not as it was written (its checksum differs)")
+    return tensors, info
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], str | None]:
+    """The JSON of a checkpoint, and the checksum of its tensors, which older files lack."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        info = json.loads(metadata["cdal"])
+    except FileNotFoundError:
+        raise InputError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise TornError(f"{path} is not a readable checkpoint of this project ({error})") from None
+    if not isinstance(info, dict):
+        raise TornError(f"{path} is not a readable checkpoint of this project (its description is no JSON object)")
+    return info, metadata.get("crc32")
+
+
+def _crc32(tensors: Mapping[str, Tensor]) -> int:
+    """Of all bytes, in the order of the names."""
+    found = 0
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
 
 
 def load_model(path: Path) -> tuple[Config, Generator]:
@@ -69,16 +117,44 @@ def load_model(path: Path) -> tuple[Config, Generator]:
     Raises:
         InputError: the file is missing, torn, or of another kind.
     """
-    tensors, info = load(path)
-    if "config" not in info or not any(name.startswith("generator.") for name in tensors):
-        raise InputError(f"{path} holds no trained generator")
-    config = Config.from_dict(info["config"])
+    config = _fitting_config(path)
+    tensors, _ = load(path)
     generator = Generator.from_config(config.model)
     try:
         generator.load_state_dict(unprefixed(tensors, "generator."))
-    except RuntimeError as error:
+    except RuntimeError as error:  # replaced since its header was read
         raise InputError(f"{path} does not fit its own configuration ({str(error).splitlines()[-1].strip()})") from None
     return config, generator.eval()
+
+
+def _fitting_config(path: Path) -> Config:
+    """The configuration of a file whose tensors are those that it describes: who wrote it may be a stranger.
+
+    Only the header is read, and nothing is allocated.
+    """
+    with suppress(OSError), path.open("rb") as file:  # which `read_info` tells of
+        size = int.from_bytes(file.read(8), "little")
+        if _MOST_HEADER < size <= path.stat().st_size:
+            raise InputError(f"{path} has a header of {size:,} bytes; that of a model has at most {_MOST_HEADER:,}")
+    info = read_info(path)
+    with safe_open(path, framework="pt") as file:
+        shapes = unprefixed({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, "generator.")  # noqa: SIM118
+    if not isinstance(info.get("config"), dict) or not shapes:
+        raise InputError(f"{path} holds no trained generator")
+    try:
+        config = Config.from_dict(info["config"])
+    except InputError as error:
+        raise InputError(f"{path} has a configuration that no model can have: {error}") from None
+    model = config.model
+    blocks = len(model.width_multipliers) * (2 * model.residual_blocks + 1) + model.encoder_blocks + model.latent_layers
+    if blocks > len(shapes):  # each has a tensor of its own
+        raise InputError(f"{path} does not fit its own configuration ({blocks} blocks, {len(shapes)} tensors)")
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in Generator.from_config(model).state_dict().items()}
+    if wrong := [name for name in wanted.keys() | shapes.keys() if wanted.get(name) != shapes.get(name)]:
+        name = min(wrong)
+        raise InputError(f"{path} does not fit its own configuration ({short(name)}: {shapes.get(name)}, not {wanted.get(name)})")
+    return config
 
 
 def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -86,7 +162,7 @@ def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def unprefixed(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
     """The tensors whose names start with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -227,8 +303,14 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:
+                if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
+                    raise InputError(f"{path} would unfold to more than it holds, as no file of PyTorch's does; download it again")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError):
+    except InputError:
+        raise
+    except Exception:  # nothing is known of what a damaged file, or a hostile one, makes of the reader
         raise InputError(f"{path} cannot be read as a PyTorch or safetensors file of weights alone; download it again") from None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds no state dict of tensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,13 @@ DONE, WORK_FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def command_line(words: str | None, program: str | None = None) -> argparse.ArgumentParser:
-    """A parser whose help is a module's docstring: its first line, the options, all the rest.
+    """A parser whose help is a module's docstring: its first line, the options, all the rest. From now on all text can be printed.
 
     Args:
         words: the docstring.
         program: how the command is typed, unless it is an installed one (`cdal-train`), or a file.
     """
+    print_anything()
     installed = Path(sys.argv[0]).name.startswith("cdal-")
     head, _, rest = (words or "").partition("\n")
     return argparse.ArgumentParser(
@@ -41,8 +43,19 @@ def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Name
     try:
         return work(given, Console(soft_wrap=True, highlight=False))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        tell(error)
         return WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted before anything began", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
+
+
+def tell(error: InputError) -> None:
+    """Say what is wrong with the input, in one line."""
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+
+
+def print_anything() -> None:
+    """Print `?` for what a terminal or a pipe cannot take, as in Latin-1 or ASCII; standard error escapes it anyway."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")

@@ -203,6 +203,8 @@ def coerce(path: str, value: Any) -> Any:
         InputError: a value of another type.
     """
     hint = field_types()[path]
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError(f"{path} is too large a number; it must be below 2**63")
     origin = typing.get_origin(hint)
     if origin is Literal:
         if value in typing.get_args(hint):

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 import math
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,11 @@ import torch
 from torch import Tensor
 
 from cdal.data.dataset import Case, Dataset, DatasetSpec
+from cdal.data.preparation import Size, pad, padded_size, unpad
+from cdal.devices.memory import out_of_memory
 from cdal.devices.transfer import to_device
 from cdal.metrics import count_pixels, dice_and_iou, error_correlation, object_scores, surface_distances, volume_error
+from cdal.pulse import beat
 
 Sample = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 """(normalised images (N, C, H, W), one random generator per vote) -> masks (V, N, M, H, W) in [-1, 1], new draws at every call.
@@ -39,7 +43,6 @@ Vote v depends on the images and the v-th generator alone."""
 Window = Literal["sliding", "whole"]
 Blend = Literal["soft", "rounded"]
 Device = torch.device | str
-Size = tuple[int, int]
 
 # Both bound memory. They are constants because draws depend on them: the images of a batch share the random streams of the votes.
 BATCH_PIXELS = 2**18
@@ -145,10 +148,11 @@ def validate(
 
     def score(case: Case, labels: Tensor) -> None:
         scores.append(dice_and_iou(*(count[0] for count in count_pixels(labels[None], case.label, len(spec.classes)))))
+        beat()
 
     for case in map(dataset.case, sorted(cases)):  # so that the order given does not change the draws
         if max(case.label.shape[1:]) <= 2 * spec.image_size:
-            together.setdefault(_padded_size(case.label.shape, multiple), []).append(case)
+            together.setdefault(padded_size(case.label.shape, multiple), []).append(case)
         else:
             seen = draw_votes(
                 case.image, case.id, spec, sample, votes=votes, multiple=multiple, seed=seed, device=device, overlap=0.0
@@ -160,13 +164,13 @@ def validate(
         labels = []
         most = _most(BATCH_PIXELS, size)
         for start in range(0, len(slices), most):
-            batch = torch.stack([_pad(case.image[:, number], size) for case, number in slices[start : start + most]])
+            batch = torch.stack([pad(case.image[:, number], size) for case, number in slices[start : start + most]])
             masks = sample(spec.normalise(to_device(batch, device)), rngs)  # (V, N, M, H, W)
             average = probabilities(masks).mean(dim=0).transpose(0, 1)
             labels.append(decide(average, spec.foreground))
         decided = iter(torch.cat(labels).cpu())  # all at the end: a GPU goes on meanwhile
         for case in group:
-            score(case, torch.stack([_unpad(next(decided), case.label.shape) for _ in range(len(case.label))]))
+            score(case, torch.stack([unpad(next(decided), case.label.shape) for _ in range(len(case.label))]))
     dice, iou = np.mean(scores, axis=0)
     return ValidationScore(float(dice.mean()), float(iou.mean()), tuple(dice.tolist()), tuple(iou.tolist()))
 
@@ -239,28 +243,42 @@ def draw_votes(
     """What the votes for one image (C, D, H, W) say; a new file has no truth to be scored against.
 
     The image holds stored values, as that of a `Case` of the dataset `spec`. The draws depend on its name (a case's id) and on the
-    seed. The other arguments are those of `evaluate`.
+    seed. The other arguments are those of `evaluate`. Where the maps of all votes do not fit a GPU's memory, a warning says so, and
+    they are put together in the machine's.
     """
     sliding = window == "sliding"
-    roi = (spec.image_size, spec.image_size) if sliding else _padded_size(image.shape, multiple)
+    roi = (spec.image_size, spec.image_size) if sliding else padded_size(image.shape, multiple)
     rounded = sliding and blend == "rounded"
-    labels, entropy, used = [], [], []
-    for number, slab in enumerate(torch.split(image, _most(SLAB_PIXELS, image.shape[-2:]), dim=1)):
+
+    def decided(number: int, slab: Tensor, maps_on: torch.device) -> tuple[Tensor, Tensor]:
+        """What each vote that was drawn decides of some slices, and the entropy."""
         slices = spec.normalise(to_device(slab.transpose(0, 1), device))
         rngs = _rngs(device, seed + (number << 32), votes, name)  # its own, whatever the slabs before it used
         decisions = []
-        for means, doubt in _rounds(slices, sample, rngs, roi, overlap, rounded, adaptive=confidence > 0):
-            decisions.append(decide(means, spec.foreground).cpu())
-            if doubt is None:
-                break
-            foreground = int(decisions[-1][-1].count_nonzero())
-            if _flips(means[-1], doubt, rounded) <= (1 - confidence) * max(1, foreground):
-                break
-        drawn = torch.cat(decisions)
+        try:
+            for means, doubt in _rounds(slices, sample, rngs, roi, overlap, rounded, adaptive=confidence > 0, maps_on=maps_on):
+                decisions.append(decide(means, spec.foreground).cpu())
+                if doubt is None:
+                    break
+                foreground = int(decisions[-1][-1].count_nonzero())
+                if _flips(means[-1], doubt, rounded) <= (1 - confidence) * max(1, foreground):
+                    break
+            return torch.cat(decisions), _entropy(means[-1]).cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or maps_on.type == "cpu":
+                raise
+        what = "the maps of all votes do not fit the GPU: they are put together on the CPU"
+        warnings.warn(f"{what}, which takes more time and changes no number", stacklevel=3)
+        torch.cuda.empty_cache()
+        return decided(number, slab, torch.device("cpu"))
+
+    labels, entropies, used = [], [], []
+    for number, slab in enumerate(torch.split(image, _most(SLAB_PIXELS, image.shape[-2:]), dim=1)):
+        drawn, entropy = decided(number, slab, torch.device(device))
         used.append(len(drawn))
         labels.append(drawn[torch.arange(votes).clamp_(max=len(drawn) - 1)])
-        entropy.append(_entropy(means[-1]).cpu())
-    return Votes(labels=torch.cat(labels, dim=1), entropy=torch.cat(entropy), used=max(used))
+        entropies.append(entropy)
+    return Votes(labels=torch.cat(labels, dim=1), entropy=torch.cat(entropies), used=max(used))
 
 
 def probabilities(masks: Tensor) -> Tensor:
@@ -303,6 +321,7 @@ def _scores(case: Case, classes: Sequence[str], seen: Votes, seconds: float) -> 
         rows: list[Score] = []
         before = None
         for row, mask in enumerate(labels == index + 1):
+            beat()
             if before is None or not torch.equal(mask, before):  # the rest is costly, and late votes change little
                 hd95, assd = surface_distances(mask, truth, case.spacing)
                 aji, quality = (None, None) if objects is None else object_scores(mask, objects)
@@ -326,12 +345,21 @@ def _scores(case: Case, classes: Sequence[str], seen: Votes, seconds: float) -> 
 
 
 def _rounds(
-    slices: Tensor, sample: Sample, rngs: Sequence[torch.Generator], roi: Size, overlap: float, rounded: bool, adaptive: bool
+    slices: Tensor,
+    sample: Sample,
+    rngs: Sequence[torch.Generator],
+    roi: Size,
+    overlap: float,
+    rounded: bool,
+    *,
+    adaptive: bool,
+    maps_on: torch.device,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Averages of the first 1..V votes for normalised slices (D, C, H, W), blended over the windows of a slice: (V, M, D, H, W).
 
-    They come in rounds if adaptive, otherwise in one, each with the doubt that is left after it, (M, D, H, W), see `_flips`; the
-    last has none. Averaging commutes with blending, so that a window's votes can be averaged (and rounded) before it is blended.
+    They are on the device `maps_on`, and come in rounds if adaptive, otherwise in one, each with the doubt that is left after it,
+    (M, D, H, W), see `_flips`; the last has none. Averaging commutes with blending, so that a window's votes can be averaged (and
+    rounded) before it is blended.
     """
     from monai.inferers.utils import sliding_window_inference  # here: it takes seconds to import, and training does without
 
@@ -354,7 +382,7 @@ def _rounds(
     most, same = _most(BATCH_PIXELS, roi), slices.new_ones((1, 1, *roi))  # given, or a GPU would be waited for
     for before, after in itertools.pairwise((0, *_schedule(len(rngs), adaptive))):
         found = sliding_window_inference(
-            slices, roi, most, draw, overlap, mode="constant", padding_mode="replicate", roi_weight_map=same,
+            slices, roi, most, draw, overlap, mode="constant", padding_mode="replicate", roi_weight_map=same, device=maps_on,
             before=before, after=after,
         )  # fmt: skip
         assert isinstance(found, Tensor)
@@ -418,23 +446,3 @@ def _rngs(device: Device, seed: int, votes: int, *case_ids: str) -> list[torch.G
 def _most(pixels: int, size: Sequence[int]) -> int:
     """How many pieces of a size hold a number of pixels together, at least one."""
     return max(1, pixels // math.prod(size))
-
-
-def _padded_size(shape: Sequence[int], multiple: int) -> Size:
-    """The last two sides, enlarged to multiples."""
-    height, width = (-(-side // multiple) * multiple for side in shape[-2:])
-    return height, width
-
-
-def _pad(image: Tensor, size: Size) -> Tensor:
-    """Repeat the edges of a slice (C, H, W) of any type on both sides until it has a size."""
-    rows, columns = (
-        torch.arange(want).sub_((want - have) // 2).clamp_(0, have - 1) for want, have in zip(size, image.shape[1:], strict=True)
-    )
-    return image[:, rows[:, None], columns]
-
-
-def _unpad(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo `_pad` on the last two axes."""
-    h, w = (slice(start := (have - want) // 2, start + want) for want, have in zip(shape[-2:], image.shape[-2:], strict=True))
-    return image[..., h, w]

@@ -1,9 +1,12 @@
-"""The sections of a configuration: what every field means, its unit and its range. Values out of range are an InputError."""
+"""The sections of a configuration: what every field means, its unit and its range. Values out of range are an InputError.
+
+Upper bounds lie far above what anybody trains. They keep a mistyped or a hostile number from filling the memory.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from cdal.errors import InputError
+from cdal.errors import InputError, short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,12 @@ class ModelConfig:
         _positive(self, "image_size", "image_channels", "mask_channels", "residual_blocks", "latent_size", "latent_embedding")
         _positive(self, "discriminator_width", "discriminator_time_embedding")
         _at_least(self, 0, "encoder_blocks", "latent_layers", "attention_tap", "discriminator_blocks")
-        _positive_items(self, "width_multipliers", "attention_resolutions")
+        _at_most(self, 8192, "image_size", "latent_size", "latent_embedding", "discriminator_time_embedding")
+        _at_most(self, 2048, "base_width", "discriminator_width")
+        _at_most(self, 256, "image_channels", "mask_channels")
+        _at_most(self, 64, "residual_blocks", "encoder_blocks", "latent_layers")
+        _few_items(self, 12, 8192, "attention_resolutions")
+        _few_items(self, 12, 64, "width_multipliers")
         if not self.width_multipliers:
             raise InputError("model.width_multipliers is empty; give one number per resolution level, for example [1, 2, 2]")
         if self.base_width < 8 or self.base_width % 8:
@@ -98,6 +106,7 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "timesteps", "beta_min")
+        _at_most(self, 10_000, "timesteps")
         if self.beta_max <= self.beta_min:
             raise InputError(f"diffusion.beta_max is {self.beta_max}; it must be larger than beta_min ({self.beta_min})")
         if self.schedule == "geometric" and self.beta_max >= 1:
@@ -184,6 +193,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "samples_per_case", "accumulation")
         _at_least(self, 0, "steps_per_epoch", "seed")
+        _at_most(self, 10_000_000, "epochs", "steps_per_epoch")
+        _at_most(self, 65_536, "batch_size")
         if self.batch_size % self.samples_per_case:
             raise InputError(
                 f"training.batch_size is {self.batch_size}; it must be a multiple of samples_per_case ({self.samples_per_case})"
@@ -214,6 +225,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "votes", "validation_votes")
+        _at_most(self, 10_000, "votes", "validation_votes")
         _at_least(self, 0, "overlap", "cases", "validation_cases")
         if self.overlap >= 1:
             raise InputError(f"evaluation.overlap is {self.overlap}; it must be below 1")
@@ -248,7 +260,16 @@ def _at_least(config: object, least: float, *names: str) -> None:
             raise InputError(f"{_section_of(config)}.{name} is {getattr(config, name)}; it must be at least {least:g}")
 
 
-def _positive_items(config: object, *names: str) -> None:
+def _at_most(config: object, most: float, *names: str) -> None:
     for name in names:
-        if any(item <= 0 for item in getattr(config, name)):
-            raise InputError(f"{_section_of(config)}.{name} is {list(getattr(config, name))}; every number must be above 0")
+        if not getattr(config, name) <= most:
+            raise InputError(f"{_section_of(config)}.{name} is {short(getattr(config, name))}; it must be at most {most:,}")
+
+
+def _few_items(config: object, count: int, most: int, *names: str) -> None:
+    for name in names:
+        items, path = getattr(config, name), f"{_section_of(config)}.{name}"
+        if len(items) > count:
+            raise InputError(f"{path} has {len(items):,} numbers; it must have at most {count}")
+        if any(not 0 < item <= most for item in items):
+            raise InputError(f"{path} is {short(list(items))}; every number must be above 0 and at most {most:,}")

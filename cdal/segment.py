@@ -29,7 +29,7 @@ from cdal.data.dataset import DatasetSpec
 from cdal.data.images import read_image
 from cdal.data.preparation import prepare_image, prepare_volume
 from cdal.devices.transfer import named_device
-from cdal.errors import InputError
+from cdal.errors import InputError, short
 from cdal.evaluation import draw_votes
 from cdal.generator import Generator
 from cdal.predict import protocol, sampler
@@ -37,6 +37,8 @@ from cdal.predict import protocol, sampler
 if TYPE_CHECKING:
     from rich.console import Console
 
+_LONGEST = 2**14
+"""Pixels of the longer side of an image, after it was prepared."""
 _COLOURS = bytes([0, 0, 0, 230, 159, 0, 86, 180, 233, 0, 158, 115, 240, 228, 66, 0, 114, 178, 213, 94, 0, 204, 121, 167])
 """Black, then the palette of Okabe and Ito (2008), which colour-blind people can tell apart."""
 
@@ -62,11 +64,14 @@ class Segmenter:
         Raises:
             InputError: no checkpoint, or one that does not say what data it was trained on.
         """
+        config, generator = load_model(path)
         info = read_info(path)
         if "dataset" not in info:
             raise InputError(f"{path} does not say what data it was trained on; take the best.safetensors of a training")
-        config, generator = load_model(path)
-        self.spec = DatasetSpec.from_dict(info["dataset"])
+        try:
+            self.spec = _sound_spec(info["dataset"], config)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # whatever a stranger wrote there
+            raise InputError(f"{path} describes the data that it was trained on in a way that cannot be ({error})") from None
         self._draw = partial(_draw, config, generator.to(device), self.spec, votes)
 
     def image(self, path: Path) -> Segmentation:
@@ -160,6 +165,21 @@ def _save_image(target: Path, array: npt.NDArray[np.uint8], palette: bytes | Non
     temporary = target.with_name(f".{target.name}.tmp")
     image.save(temporary, "PNG")
     return temporary.replace(target)
+
+
+def _sound_spec(values: Any, config: Config) -> DatasetSpec:
+    """What a model's file says of its data. Raises whatever comes of values that no training wrote."""
+    spec = DatasetSpec.from_dict(values)
+    model, preparation = config.model, spec.preparation
+    ours = (spec.image_channels, spec.mask_channels, spec.image_size)
+    if ours != (model.image_channels, model.mask_channels, model.image_size):
+        raise ValueError(f"channels and size {ours} are not the model's")
+    sides = [side for side in (*(preparation.size or ()), preparation.longest_side) if side is not None]
+    if not all(isinstance(side, int) and 0 < side <= _LONGEST for side in sides):
+        raise ValueError(f"no image is {short(sides)} pixels large")
+    if spec.normalise(torch.zeros(1, spec.image_channels, 1, 1)).shape[1] != spec.image_channels:
+        raise ValueError("mean and std have other channels than its images")
+    return spec
 
 
 def _draw(

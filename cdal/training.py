@@ -4,19 +4,20 @@
         print(report.epoch, report.values["dice"])
 
 The same call goes on after a crash, from `last.safetensors` in the folder, and gives the numbers that an uninterrupted run gives:
-all randomness of a step derives from the seed and the number of the step. Under torch.distributed every worker calls `train`; each
-takes its share of the same global batch and of the same random draws.
+all randomness of a step derives from the seed and the number of the step. Where that file is torn it goes on from the one before
+it, `previous.safetensors`. Under torch.distributed every worker calls `train`; each takes its share of the same global batch and of
+the same random draws.
 """
 
 import math
-import resource
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +28,15 @@ from cdal import checkpoint
 from cdal.config import Config
 from cdal.data import Dataset, steps_per_pass, training_batch
 from cdal.data.dataset import DatasetSpec
+from cdal.devices.memory import keep_freed_memory, peak_memory
 from cdal.devices.workers import from_rank_zero, rank_and_world, together
 from cdal.errors import DivergedError, InputError
 from cdal.evaluation import ValidationScore, validate
-from cdal.memory import keep_freed_memory
+from cdal.pulse import Ended, beat
 from cdal.trainer import Draws, Trainer, needs_discriminator
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
+MIDWAY = "midway.safetensors"  # of an epoch that was ended in its middle
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
 
     `folder` receives `last.safetensors` before every report and `best.safetensors` whenever the validation Dice rose. Where it
     holds a checkpoint of the same configuration, the training goes on from there and yields only the epochs that are missing.
+    An epoch that a listener ends (`cdal.pulse`) goes on in its middle, from `midway.safetensors`.
+    A torn checkpoint is deleted, with a warning that names it, and the one before it (`previous.safetensors`) is taken up. Where
+    none is left, or the weights of the best epoch are lost and no later one is better, the training begins again with epoch 1.
     Where a batch does not fit a GPU's memory, the epoch is begun again with less memory and more time, and a warning says so.
 
     Raises:
@@ -61,6 +67,8 @@ def train(config: Config, dataset: Dataset, folder: Path, *, fold: int = 0, devi
     """
     with together():
         yield from _train(config, dataset, folder, fold, torch.device(device))
+        if from_rank_zero(partial(_best_is_lost, folder)):
+            yield from _train(config, dataset, folder, fold, torch.device(device))  # from the beginning, see `_newest`
 
 
 def _train(config: Config, dataset: Dataset, folder: Path, fold: int, device: torch.device) -> Iterator[Report]:
@@ -72,34 +80,41 @@ def _train(config: Config, dataset: Dataset, folder: Path, fold: int, device: to
     cases = dataset.split(fold)
     trainer = Trainer(config, device)
     model_seconds = time.perf_counter() - called
-    reports = _resume(trainer, folder / LAST)
+    reports = _resume(trainer, folder)
     best_dice = max((report.values["dice"] for report in reports), default=-math.inf)
     settings = config.training
     steps = settings.steps_per_epoch or steps_per_pass(len(cases.train), settings.batch_size, settings.samples_per_case)
 
     started = time.perf_counter()
     for epoch in range(len(reports) + 1, settings.epochs + 1):
+        per_step, seconds = _take_up_epoch(trainer, folder, epoch)
         values: dict[str, Any] = dict(trainer.set_learning_rates(epoch))
-        epoch_start = time.perf_counter()
-        losses = None
+        epoch_start = time.perf_counter() - seconds
         try:
-            losses = _run_epoch(trainer, dataset, cases.train, epoch, steps, rank, world)
-        except torch.OutOfMemoryError:
-            if trainer.recompute or world > 1:
-                raise
-        if losses is None:  # out here, where the error no longer holds on to what filled the memory
-            warnings.warn(
-                "a batch does not fit the memory: activations are computed again on the way back, which takes less memory, more "
-                "time, and changes no number; training.accumulation splits the batch",
-                stacklevel=2,
-            )
-            trainer = Trainer(config, device, recompute=True)
-            _resume(trainer, folder / LAST)
-            trainer.set_learning_rates(epoch)
-            losses = _run_epoch(trainer, dataset, cases.train, epoch, steps, rank, world)
+            losses = None
+            try:
+                losses = _run_epoch(trainer, dataset, cases.train, per_step, epoch, steps, rank, world)
+            except torch.OutOfMemoryError:
+                if trainer.recompute or world > 1:
+                    raise
+            if losses is None:  # out here, where the error no longer holds on to what filled the memory
+                warnings.warn(
+                    "a batch does not fit the memory: activations are computed again on the way back, which takes less memory, "
+                    "more time, and changes no number; training.accumulation splits the batch",
+                    stacklevel=2,
+                )
+                trainer = Trainer(config, device, recompute=True)
+                if len(_resume(trainer, folder)) + 1 != epoch:
+                    raise RuntimeError(f"the checkpoint of epoch {epoch - 1} in {folder} was lost")
+                per_step, _ = _take_up_epoch(trainer, folder, epoch)
+                trainer.set_learning_rates(epoch)
+                losses = _run_epoch(trainer, dataset, cases.train, per_step, epoch, steps, rank, world)
+            trained = time.perf_counter()
+            score = from_rank_zero(partial(_validate, trainer, dataset, cases.validation))
+        except Ended:
+            _save_epoch(trainer, folder, per_step, epoch, time.perf_counter() - epoch_start)
+            raise
         values |= losses
-        trained = time.perf_counter()
-        score = from_rank_zero(partial(_validate, trainer, dataset, cases.validation))
         values |= {
             "images": trainer.steps * settings.batch_size,
             "dice": score.dice,
@@ -117,6 +132,7 @@ def _train(config: Config, dataset: Dataset, folder: Path, fold: int, device: to
         reports.append(report)
         if rank == 0:
             _save(trainer, folder, reports, dataset.spec)
+            (folder / MIDWAY).unlink(missing_ok=True)
         yield report
 
 
@@ -144,17 +160,26 @@ def check_fit(config: Config, spec: DatasetSpec, world: int) -> None:
 
 
 def history(folder: Path) -> list[Report]:
-    """The reports of all epochs that the last checkpoint of a folder covers; empty where there is none."""
-    if not (folder / LAST).is_file():
-        return []
-    return [Report(**report) for report in checkpoint.read_info(folder / LAST)["reports"]]
+    """The reports of all epochs that the newest readable checkpoint of a folder covers; empty where there is none.
+
+    A torn one is named in a warning. Only headers are read: `train` may find the rest torn, and yield some of these epochs again.
+    """
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.is_file():
+            try:
+                return _reports(path, checkpoint.read_info(path))
+            except checkpoint.TornError as error:
+                warnings.warn(str(error), stacklevel=2)
+    return []
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes in use so far: allocated on a GPU, or resident in the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def stored_config(folder: Path) -> Config | None:
+    """The configuration that the newest readable checkpoint of a folder was trained with; None where there is none."""
+    for path in (folder / LAST, folder / PREVIOUS):
+        if path.is_file():
+            with suppress(checkpoint.TornError):
+                return Config.from_dict(checkpoint.read_info(path)["config"])
+    return None
 
 
 def draw_batch(
@@ -180,12 +205,22 @@ def draw_batch(
 
 
 def _run_epoch(
-    trainer: Trainer, dataset: Dataset, cases: tuple[str, ...], epoch: int, steps: int, rank: int, world: int
+    trainer: Trainer,
+    dataset: Dataset,
+    cases: tuple[str, ...],
+    per_step: list[dict[str, Tensor]],
+    epoch: int,
+    steps: int,
+    rank: int,
+    world: int,
 ) -> dict[str, float | None]:
-    """All steps of one epoch; returns the mean of every loss over the steps that had it."""
-    per_step: list[dict[str, Tensor]] = []
-    for _ in range(steps):
+    """All steps of one epoch that are still to do; returns the mean of every loss over the steps that had it.
+
+    `per_step` has the losses of those that are done, and gets the others'.
+    """
+    while len(per_step) < steps:
         per_step.append(trainer.step(*draw_batch(trainer.config, dataset, cases, trainer.steps, trainer.device, rank, world)))
+        beat()
     return _mean_losses(per_step, epoch, trainer.steps - steps)
 
 
@@ -218,26 +253,157 @@ def _validate(trainer: Trainer, dataset: Dataset, cases: tuple[str, ...]) -> Val
     )
 
 
+def _save_epoch(trainer: Trainer, folder: Path, per_step: list[dict[str, Tensor]], epoch: int, seconds: float) -> None:
+    """Keep an epoch that somebody ends in its middle, of one worker: the machine is about to be taken away, perhaps."""
+    losses = [{name: loss.item() for name, loss in step.items()} for step in per_step]
+    info = {"config": trainer.config.to_dict(), "epoch": epoch, "step": trainer.steps, "losses": losses, "seconds": seconds}
+    checkpoint.save(folder / MIDWAY, trainer.state(), info)
+
+
+def _take_up_epoch(trainer: Trainer, folder: Path, epoch: int) -> tuple[list[dict[str, Tensor]], float]:
+    """Go on in the middle of an epoch, if it was ended there; returns the losses of its steps so far, and its seconds."""
+    found = from_rank_zero(partial(_midway, trainer, folder / MIDWAY, epoch))
+    if found is None:
+        return [], 0.0
+    tensors, info = found
+    trainer.restore(tensors, info["step"])
+    losses = [{name: torch.tensor(loss, device=trainer.device) for name, loss in step.items()} for step in info["losses"]]
+    return losses, info["seconds"]
+
+
+def _midway(trainer: Trainer, path: Path, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What was kept of an epoch; None where it is of another epoch, or torn: the epoch is begun again then."""
+    try:
+        if path.is_file():
+            tensors, info = checkpoint.load(path)
+            _check_config(trainer.config, path, info)
+            _check_shapes(trainer, path, tensors)
+            if info["epoch"] == epoch:
+                return tensors, info
+    except (checkpoint.TornError, KeyError):
+        pass
+    path.unlink(missing_ok=True)
+    return None
+
+
 def _save(trainer: Trainer, folder: Path, reports: list[Report], spec: DatasetSpec) -> None:
     info = {"config": trainer.config.to_dict(), "dataset": asdict(spec), "epoch": reports[-1].epoch, "step": reports[-1].step}
     if reports[-1].best:
-        weights = checkpoint.prefixed(trainer.evaluated.state_dict(), "generator.")
-        checkpoint.save(folder / BEST, weights, info | {"dice": reports[-1].values["dice"]})
-    checkpoint.save(folder / LAST, trainer.state(), info | {"reports": [asdict(report) for report in reports]})
+        _save_best(trainer, folder, info, reports[-1])
+    told = info | {"reports": [asdict(report) for report in reports]}
+    checkpoint.save(folder / LAST, trainer.state(), told, before=folder / PREVIOUS)
 
 
-def _resume(trainer: Trainer, path: Path) -> list[Report]:
-    """Take up the checkpoint of an earlier run, where there is one, and return its reports."""
-    found = from_rank_zero(lambda: checkpoint.load(path) if path.is_file() else None)
+def _save_best(trainer: Trainer, folder: Path, info: dict[str, Any], report: Report) -> None:
+    weights = checkpoint.prefixed(trainer.evaluated.state_dict(), "generator.")
+    checkpoint.save(folder / BEST, weights, info | {"dice": report.values["dice"]})
+
+
+class _Stored(NamedTuple):
+    """A whole checkpoint."""
+
+    tensors: dict[str, Tensor]
+    info: dict[str, Any]
+    reports: list[Report]
+
+
+def _resume(trainer: Trainer, folder: Path) -> list[Report]:
+    """Take up what an earlier run left, where that is of use, and return its reports."""
+    found = from_rank_zero(partial(_newest, trainer, folder))  # one worker decides for all
     if found is None:
         return []
-    tensors, info = found
-    theirs, ours = Config.from_dict(info["config"]).flatten(), trainer.config.flatten()
+    last = found.reports[-1]
+    trainer.restore(found.tensors, last.step)
+    if last.best and rank_and_world()[0] == 0 and not (folder / BEST).is_file():
+        _save_best(trainer, folder, {name: value for name, value in found.info.items() if name != "reports"}, last)
+    return found.reports
+
+
+def _newest(trainer: Trainer, folder: Path) -> _Stored | None:
+    """The newest checkpoint that the training can go on from, which is the last one afterwards.
+
+    Where the best weights are lost, that is one that has them itself, or one that better ones may follow.
+    """
+    paths = (folder / LAST, folder / PREVIOUS)
+    began = any(path.is_file() for path in (*paths, folder / BEST))
+    best_is_there, newest = _best_is_whole(folder / BEST), True
+    for path in paths:
+        found = _stored(trainer, path)
+        if found is not None:
+            may_come = newest and len(found.reports) < trainer.config.training.epochs
+            if best_is_there or may_come or found.reports[-1].best or not any(report.best for report in found.reports):
+                path.replace(folder / LAST)
+                return found
+            newest = False
+    if began:
+        warnings.warn(f"{folder} holds nothing that the training could go on from; it begins again with epoch 1", stacklevel=2)
+        for path in paths:  # or the next run would take for its own what is another training's
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _stored(trainer: Trainer, path: Path) -> _Stored | None:
+    """A checkpoint of the training at hand. One that is torn is deleted, so that it never takes the place of a whole one."""
+    if not path.is_file():
+        return None
+    try:
+        tensors, info = checkpoint.load(path)
+        reports = _reports(path, info)
+        _check_config(trainer.config, path, info)
+        _check_shapes(trainer, path, tensors)
+    except checkpoint.TornError as error:
+        warnings.warn(f"{error}; it is deleted", stacklevel=2)
+        path.unlink()
+        return None
+    return _Stored(tensors, info, reports)
+
+
+def _best_is_whole(path: Path) -> bool:
+    """Whether the best weights can be read. What is torn is deleted."""
+    try:
+        if path.is_file():
+            checkpoint.load(path)
+    except checkpoint.TornError as error:
+        warnings.warn(f"{error}; it is deleted", stacklevel=2)
+        path.unlink()
+    return path.is_file()
+
+
+def _best_is_lost(folder: Path) -> bool:
+    return not (folder / BEST).is_file() and any(report.best for report in history(folder))
+
+
+def _reports(path: Path, info: dict[str, Any]) -> list[Report]:
+    """The reports in a checkpoint, of epochs 1, 2, ... Raises TornError where they are something else."""
+    try:
+        reports = [Report(**report) for report in info["reports"]]
+        sound = all(isinstance(report.values["dice"], float) and isinstance(report.step, int) for report in reports)
+    except (KeyError, TypeError):
+        sound = False
+    if not sound or not reports or [report.epoch for report in reports] != list(range(1, len(reports) + 1)):
+        raise checkpoint.TornError(f"{path} does not tell its epochs")
+    return reports
+
+
+def _check_config(config: Config, path: Path, info: dict[str, Any]) -> None:
+    if not isinstance(info.get("config"), dict):
+        raise checkpoint.TornError(f"{path} does not tell its configuration")
+    theirs, ours = Config.from_dict(info["config"]).flatten(), config.flatten()
     for name in ours:
         if theirs[name] != ours[name] and name != "training.epochs":
             raise InputError(f"{path} was trained with {name} = {theirs[name]}, not {ours[name]}; use another folder")
-    trainer.restore(tensors, info["step"])
-    return [Report(**report) for report in info["reports"]]
+
+
+def _check_shapes(trainer: Trainer, path: Path, tensors: dict[str, Tensor]) -> None:
+    """Raise TornError where tensors are missing, or are not those of the networks and of their optimisers."""
+    shapes = {name: tensor.shape for name, tensor in trainer.state().items() if "_adam." not in name}
+    for name, tensor in tensors.items():
+        weight, _, moment = name.replace("_adam.", ".").rpartition(".")
+        expected = shapes.get(name) if "_adam." not in name else torch.Size() if moment == "step" else shapes.get(weight)
+        if tensor.shape != expected:
+            raise checkpoint.TornError(f"{path} holds {name} in a shape that does not fit its configuration")
+    if missing := shapes.keys() - tensors.keys():
+        raise checkpoint.TornError(f"{path} lacks {min(missing)}")
 
 
 def _step_seed(seed: int, step: int) -> int:

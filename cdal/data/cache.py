@@ -14,19 +14,19 @@ import shutil
 import stat
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from cdal.caching import cache_folder
+from cdal.caching import alone, cache_folder
 from cdal.data.dataset import Case, Source
+from cdal.pulse import beat
 
 _FORMAT = 1  # raised when the files of an older release could not be read, or would be read wrongly
 _MOST_THREADS = 8  # decoding a large volume takes memory, so not one for each CPU of a large machine
@@ -68,9 +68,12 @@ def load_cases(sources: Sequence[Source], read: Callable[[Source], Case], recipe
         paths = _paths(sources, recipe, folder, pool)
         cases = list(map(_load, sources, paths))
         if None in cases:
-            with _lock(folder / f"{_digest(repr(paths))}.lock"):
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+            with alone(folder / f"{_digest(repr(paths))}.lock"):
                 _remove_abandoned(folder)
-                cases = list(pool.map(lambda case, source, path: case or obtain(source, path), cases, sources, paths))
+                wanted = pool.map(lambda case, source, path: case or obtain(source, path), cases, sources, paths)
+                cases = list(_alive(wanted))
     if failures:
         warnings.warn(
             f"the cache folder {folder} cannot be written ({failures[0]}); cases are kept in memory, and decoded anew by every "
@@ -166,13 +169,11 @@ def _load(source: Source, path: Path | None) -> Case | None:
         return None
 
 
-def _lock(path: Path) -> AbstractContextManager[object]:
-    """A lock between processes that ends with its holder, however that ends; none where the folder cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path).acquire()
-    except (OSError, NotImplementedError):
-        return nullcontext()
+def _alive(cases: Iterable[Case | None]) -> Iterator[Case | None]:
+    """The same, with a sign of life after each."""
+    for case in cases:
+        beat()
+        yield case
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -3,6 +3,7 @@
 The same functions prepare the cases of a dataset and the new files that a trained model is given.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cdal.data.dataset import Preparation
+
+Size = tuple[int, int]
 
 _LOW, _HIGH = 0.5, 99.5  # percentiles
 
@@ -46,12 +49,32 @@ def prepare_volume(voxels: npt.NDArray[Any], preparation: Preparation) -> Tensor
     return _scaled(torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)), preparation)
 
 
-def prepared_size(size: tuple[int, int], preparation: Preparation) -> tuple[int, int]:
+def prepared_size(size: Size, preparation: Preparation) -> Size:
     """(H, W) of a 2D image after preparation."""
     if preparation.size is not None:
         return preparation.size
     factor = min(1.0, (preparation.longest_side or max(size)) / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def padded_size(shape: Sequence[int], multiple: int) -> Size:
+    """The last two sides, enlarged to multiples."""
+    height, width = (-(-side // multiple) * multiple for side in shape[-2:])
+    return height, width
+
+
+def pad(image: Tensor, size: Size) -> Tensor:
+    """Repeat the edges of a slice (C, H, W) of any type on both sides until it has a size."""
+    rows, columns = (
+        torch.arange(want).sub_((want - have) // 2).clamp_(0, have - 1) for want, have in zip(size, image.shape[1:], strict=True)
+    )
+    return image[:, rows[:, None], columns]
+
+
+def unpad(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Undo `pad` on the last two axes."""
+    h, w = (slice(start := (have - want) // 2, start + want) for want, have in zip(shape[-2:], image.shape[-2:], strict=True))
+    return image[..., h, w]
 
 
 def _scaled(image: Tensor, preparation: Preparation) -> Tensor:

@@ -17,15 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
-from filelock import FileLock, Timeout
-
-from cdal.caching import cache_folder
+from cdal.caching import alone, cache_folder
 from cdal.errors import InputError
+from cdal.pulse import beat
 
 _AT_ONCE = 8  # objects that are copied side by side
 _PIECE = 8 * 2**20  # bytes asked for at once
@@ -160,16 +159,16 @@ class _Store:
 def _alone(address: str, root: Path) -> Iterator[None]:
     """Let one process at a time work on a copy; the lock ends with its holder, however that ends."""
     root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / "lock")
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        _say(f"waiting for another process, which is copying {address}")
-        lock.acquire()
-    try:
+    began, said = time.monotonic(), False
+
+    def waits() -> None:
+        nonlocal said
+        if not said and time.monotonic() - began > _PATIENCE:
+            _say(f"waiting for another process, which is copying {address}")
+            said = True
+
+    with alone(root / "lock", waits):
         yield
-    finally:
-        lock.release()
 
 
 def _check_names(objects: Sequence[_Object], files: Path) -> None:
@@ -259,8 +258,13 @@ def _copy_objects(store: _Store, address: str, missing: Sequence[_Object], root:
     try:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             try:
-                for done in as_completed([pool.submit(copy, item) for item in missing]):
-                    done.result()
+                left = {pool.submit(copy, item) for item in missing}
+                while left:
+                    done, left = wait(left, timeout=_PATIENCE, return_when=FIRST_COMPLETED)
+                    if progress.moved():
+                        beat()
+                    for one in done:
+                        one.result()
             finally:  # where one fails, the others do not go on to their ends
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -273,7 +277,12 @@ class _Progress:
 
     def __init__(self, address: str, size: int) -> None:
         self._address, self._size = address, size
-        self._done, self._said = 0, time.monotonic()
+        self._done, self._seen, self._said = 0, 0, time.monotonic()
+
+    def moved(self) -> bool:
+        """Whether anything was copied since the last call."""
+        before, self._seen = self._seen, self._done
+        return self._done > before
 
     def add(self, count: int) -> None:
         self._done += count

@@ -1,6 +1,8 @@
 """Checkpoints: whole or absent, readable without running code from them, and the authors' files told apart."""
 
+import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,70 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="cannot be read"):
         load_published(path, "monuseg")
     assert not (tmp_path / "surprise").exists()
+
+
+SMALL = Config().replace({"model.width_multipliers": [1, 1], "model.encoder_blocks": 0})
+ABSURD = {
+    "model.base_width": 200_000,
+    "model.latent_layers": 10_000_000,
+    "model.latent_embedding": 4096,  # such a model may be; it is not this one
+    "model.residual_blocks": 64,
+    "model.image_size": 10**9,
+    "model.width_multipliers": [1] * 100_000,
+    "model.attention_resolutions": list(range(1, 100_000)),
+    "diffusion.timesteps": 10**9,
+    "evaluation.votes": 10**12,
+    "loss.attention": 10**400,
+    "loss.r1_interval": 10**400,
+    "training.seed": "text",
+    "optimiser": [],
+}
+
+
+@pytest.mark.parametrize("path", ABSURD)
+def test_a_model_that_describes_another_one_is_refused_before_anything_is_built(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = prefixed(Generator.from_config(SMALL.model).state_dict(), "generator.")
+    config = SMALL.to_dict()
+    section, _, name = path.partition(".")
+    if name:
+        config[section][name] = ABSURD[path]
+    else:
+        config[section] = ABSURD[path]  # type: ignore[assignment]
+    save(tmp_path / "model.safetensors", tensors, {"config": config})
+    monkeypatch.setattr("cdal.checkpoint.load", None)  # reads what may be large
+    with pytest.raises(InputError, match=r"model\.safetensors (has a configuration|does not fit its own)") as caught:
+        load_model(tmp_path / "model.safetensors")
+    assert len(str(caught.value)) < 400
+
+
+def with_header(header: bytes, body: bytes = b"") -> bytes:
+    return len(header).to_bytes(8, "little") + header + body
+
+
+def test_headers_that_are_no_headers_are_refused(tmp_path: Path) -> None:
+    one = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    about = {"__metadata__": {"cdal": json.dumps({"config": SMALL.to_dict()})}}
+    path = tmp_path / "model.safetensors"
+    for header in (
+        json.dumps(about | {"generator.a": one, "generator.b": one}).encode(),  # the same bytes twice
+        json.dumps(about | {"generator.a": one | {"shape": [2**40]}}).encode(),
+        json.dumps({"__metadata__": {"cdal": "[" * 100_000}, "generator.a": one}).encode(),
+        json.dumps({"__metadata__": {"cdal": '{"config": ' + "9" * 5000 + "}"}, "generator.a": one}).encode(),
+        json.dumps(about | {"generator.a": one}).encode() + b" " * 2**23,
+    ):
+        path.write_bytes(with_header(header, bytes(8)))
+        with pytest.raises(InputError, match=r"model\.safetensors"):
+            load_model(path)
+
+
+def test_a_published_file_that_unfolds_is_not_unfolded(tmp_path: Path) -> None:
+    path, folded = tmp_path / "released.pth", tmp_path / "folded.pth"
+    torch.save({"a": torch.zeros(4_000_000)}, path)
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(folded, "w", zipfile.ZIP_DEFLATED) as small:
+        for part in whole.infolist():
+            small.writestr(part.filename, whole.read(part))
+    assert folded.stat().st_size < 100_000
+    with pytest.raises(InputError, match="would unfold"):
+        load_published(folded, "monuseg")

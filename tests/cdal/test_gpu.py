@@ -1,5 +1,6 @@
 """On a real GPU: `make test-gpu`, or where little is installed `python -m pytest --noconftest -m gpu tests/cdal/test_gpu.py`."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from cdal.config import Config, preset
 from cdal.data import open_dataset
 from cdal.devices import fused
 from cdal.devices.precision import numerics
-from cdal.predict import sampler
+from cdal.evaluation import Votes, draw_votes
+from cdal.predict import protocol, sampler
 from cdal.trainer import Draws, Trainer
 from cdal.training import train
 
@@ -92,6 +94,36 @@ def test_a_replayed_sample_is_a_sample() -> None:
     for seed in range(4):
         one, other = (sample(images, [torch.Generator(GPU).manual_seed(seed + vote) for vote in range(3)]) for sample in samples)
         assert distance(one, other) < 1e-4
+
+
+def test_masks_and_maps_that_do_not_fit_together_are_the_same() -> None:
+    dataset = open_dataset("phantom", size=256, cases=8, classes=1)
+    config = Config().replace(
+        {"model.image_channels": dataset.spec.image_channels, "model.image_size": 256, "diffusion.timesteps": 2}
+    )
+    generator = Trainer(config, GPU).generator
+    case = dataset.case(dataset.split(0).test[0])
+
+    def seen() -> Votes:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            settings = protocol(config.replace({"evaluation.votes": 12}), generator)
+            return draw_votes(case.image, case.id, dataset.spec, sampler(config, generator), **settings)
+
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    expected = seen()
+    needed = torch.cuda.max_memory_allocated() - before
+    for part in (0.5, 0.25):
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((before + part * needed) / torch.cuda.get_device_properties(GPU).total_memory)
+        try:
+            found = seen()
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert (found.labels != expected.labels).float().mean() < 0.02
+        torch.testing.assert_close(found.entropy, expected.entropy, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])

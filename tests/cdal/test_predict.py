@@ -1,5 +1,8 @@
 """Drawing masks: several votes go through the generator together, and say what each says alone."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -8,8 +11,11 @@ from torch import Tensor
 
 from cdal import predict
 from cdal.config import Config
+from cdal.data import open_dataset
+from cdal.evaluation import ValidationScore, validate
 from cdal.generator import Generator
-from cdal.predict import sampler
+from cdal.predict import full_protocol, protocol, sampler
+from cdal.pulse import listening
 
 SMALL: dict[str, Any] = {
     "model.image_size": 16,
@@ -72,3 +78,81 @@ def test_a_plain_network_says_the_same_in_every_vote() -> None:
     found = sampler(config, generator)(images(), rngs(3))
     assert found.shape == (3, 3, 1, 16, 16)
     assert torch.equal(found[0], found[2])
+
+
+@contextmanager
+def little_memory(generator: Generator, most: int, error: Exception) -> Iterator[None]:
+    """Inside, no more than so many images or masks fit."""
+
+    def allocate(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > most:
+            raise error
+
+    hooks = [stem.register_forward_pre_hook(allocate) for stem in (generator.image_stem, generator.mask_stem)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+NOTHING_LEFT = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+)
+PHANTOM = {"evaluation.votes": 4, "evaluation.overlap": 0.5, "evaluation.vote_confidence": 0.9}
+
+
+@pytest.mark.parametrize("architecture", ["cdal", "unet"])
+@pytest.mark.parametrize("most", [7, 3, 2, 1])
+def test_masks_that_do_not_fit_together_are_drawn_one_after_the_other(most: int, architecture: str) -> None:
+    config, generator = config_and_generator(model__architecture=architecture)
+    expected, (one, other) = sampler(config, generator)(images(), rngs(5)), (rngs(5), rngs(5))
+    sample = sampler(config, generator)
+    with little_memory(generator, most, NOTHING_LEFT), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        first, second = sample(images(), one), sample(images(), one)
+    fits = most >= 3 and architecture == "unet"  # one vote of three images is all that it draws
+    assert [str(warning.message).partition(":")[0] for warning in said] == [
+        "the masks that are drawn at once do not fit the memory"
+    ] * (not fits)
+    torch.testing.assert_close(first, expected, atol=1e-5, rtol=0)
+    full = sampler(config, generator)
+    full(images(), other)
+    torch.testing.assert_close(second, full(images(), other), atol=1e-5, rtol=0)  # the streams have gone on alike
+
+
+def test_one_mask_that_does_not_fit_is_an_error() -> None:
+    config, generator = config_and_generator()
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")):
+        with little_memory(generator, 0, error), pytest.warns(match="do not fit"), pytest.raises(type(error), match="memory"):
+            sampler(config, generator)(images(), rngs(5))
+    with little_memory(generator, 3, RuntimeError("another error")), pytest.raises(RuntimeError, match="another error"):
+        sampler(config, generator)(images(), rngs(5))
+
+
+def test_figures_do_not_depend_on_the_memory_that_there_is() -> None:
+    dataset = open_dataset("phantom", size=32, cases=8, classes=1)
+    config, generator = config_and_generator(**{name.replace(".", "__"): value for name, value in PHANTOM.items()})
+    spec, cases = dataset.spec, dataset.split(0).validation[:2]
+    config = config.replace({"model.image_channels": spec.image_channels, "model.image_size": 32})
+    generator = Generator.from_config(config.model)
+
+    def figures() -> tuple[ValidationScore, list[Any], int]:
+        beats: list[None] = []
+        settings = protocol(config, generator)
+        how = {name: settings[name] for name in ("multiple", "seed", "device")}
+        with listening(lambda: beats.append(None)):
+            score = validate(dataset, cases, sampler(config, generator), votes=2, **how)
+            results = list(full_protocol(config, generator, dataset, cases))
+        return score, results, len(beats)
+
+    cheap, scored, beats = figures()
+    with little_memory(generator, 1, NOTHING_LEFT), pytest.warns(UserWarning, match="do not fit"):
+        cheap_again, scored_again, more_beats = figures()
+    assert cheap_again.dice == pytest.approx(cheap.dice, abs=1e-6)
+    for one, other in zip(scored, scored_again, strict=True):
+        assert one.votes_used == other.votes_used
+        assert torch.equal(one.labels, other.labels)
+        torch.testing.assert_close(one.entropy, other.entropy, atol=1e-4, rtol=0)
+        assert [score.dice for score in one.scores] == pytest.approx([score.dice for score in other.scores], abs=1e-6)
+    assert more_beats > beats > 3 * len(cases)

@@ -1,7 +1,9 @@
 """New files through a trained model: on their own grid, with their own affine."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -10,10 +12,12 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from patience import run
 from PIL import Image
 
-from cdal.checkpoint import load, save
+from cdal.checkpoint import load, prefixed, save
 from cdal.config import Config
 from cdal.data import open_dataset
-from cdal.segment import main
+from cdal.errors import InputError
+from cdal.generator import Generator
+from cdal.segment import Segmenter, main
 from cdal.training import train
 
 SMALL = {
@@ -35,6 +39,36 @@ SMALL = {
     "evaluation.votes": 3,
     "evaluation.window": "whole",
 }
+
+
+def replaced(values: Any, path: tuple[str, ...], value: Any) -> Any:
+    """Nested dictionaries with another value at a place."""
+    return {**values, path[0]: replaced(values.get(path[0], {}), path[1:], value)} if path else value
+
+
+HOSTILE: dict[tuple[str, ...], Any] = {
+    (): ["no dictionary"],
+    ("image_size",): 10**9,
+    ("classes",): [str(number) for number in range(10_000)],
+    ("preparation", "size"): [10**6, 10**6],
+    ("preparation", "longest_side"): 10**12,
+    ("preparation", "mean"): ["a"],
+    ("preparation", "std"): [1.0] * 1000,
+    ("surprise",): 1,
+}
+
+
+@pytest.mark.parametrize("path", HOSTILE, ids=".".join)
+def test_a_model_that_describes_other_data_is_refused(path: tuple[str, ...], tmp_path: Path) -> None:
+    config = Config().replace(SMALL)
+    about = asdict(open_dataset("phantom", size=32, cases=8, classes=1).spec)
+    config = config.replace({"model.image_channels": about["image_channels"]})
+    tensors = prefixed(Generator.from_config(config.model).state_dict(), "generator.")
+    save(tmp_path / "good.safetensors", tensors, {"config": config.to_dict(), "dataset": about})
+    save(tmp_path / "bad.safetensors", tensors, {"config": config.to_dict(), "dataset": replaced(about, path, HOSTILE[path])})
+    Segmenter(tmp_path / "good.safetensors")
+    with pytest.raises(InputError, match=r"bad\.safetensors describes the data that it was trained on in a way that cannot be"):
+        Segmenter(tmp_path / "bad.safetensors")
 
 
 def disc(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:

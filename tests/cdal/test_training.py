@@ -14,9 +14,10 @@ from cdal.checkpoint import load_model
 from cdal.config import Config
 from cdal.data import Dataset, open_dataset
 from cdal.errors import DivergedError, InputError
+from cdal.pulse import Ended, listening
 from cdal.train import main
 from cdal.trainer import Draws, Trainer
-from cdal.training import BEST, LAST, Report, history, train
+from cdal.training import BEST, LAST, MIDWAY, Report, history, train
 
 SMALL: dict[str, Any] = {
     "model.image_size": 16,
@@ -112,6 +113,55 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert_same_checkpoint(tmp_path / LAST, folder / LAST)
     assert_same_checkpoint(tmp_path / BEST, folder / BEST)
     assert list(train(config, phantom, tmp_path)) == []
+
+
+@pytest.mark.parametrize("signs", [1, 4, 6])
+def test_an_epoch_that_is_ended_in_its_middle_goes_on_there(
+    tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path], signs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, (reports, folder) = small(), whole
+    left, step, made = [signs], Trainer.step, list[int]()
+
+    def end() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Ended
+
+    def count(self: Trainer, *arguments: Any) -> Any:
+        made.append(self.steps)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", count)
+    with pytest.raises(Ended), listening(end):
+        list(train(config, phantom, tmp_path))
+    assert (tmp_path / MIDWAY).is_file()
+    list(train(config, phantom, tmp_path))
+    assert made == list(range(reports[-1].step)), "a step was repeated or left out"
+    assert numbers(history(tmp_path)) == numbers(reports)
+    assert_same_checkpoint(tmp_path / LAST, folder / LAST)
+    assert_same_checkpoint(tmp_path / BEST, folder / BEST)
+    assert not (tmp_path / MIDWAY).exists()
+
+
+def test_what_was_kept_of_another_epoch_or_is_torn_is_not_taken_up(
+    tmp_path: Path, phantom: Dataset, whole: tuple[list[Report], Path]
+) -> None:
+    config, (reports, _) = small(), whole
+    steps = iter(range(10))
+
+    def end() -> None:
+        if next(steps) == 0:
+            raise Ended
+
+    with pytest.raises(Ended), listening(end):
+        list(train(config, phantom, tmp_path))
+    kept = (tmp_path / MIDWAY).read_bytes()
+    next(train(config, phantom, tmp_path))
+    for content in (kept, kept[:-9]):
+        (tmp_path / MIDWAY).write_bytes(content)
+        next(train(config, phantom, tmp_path))
+        assert not (tmp_path / MIDWAY).exists()
+    assert numbers(history(tmp_path)) == numbers(reports)
 
 
 @pytest.mark.long
