@@ -8,11 +8,12 @@ python dashboards/leaderboard.py --out leaderboard.html             # all in one
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 try:
     from dashboards import pages, summaries
-    from tune.results import InputError, load
+    from tune.results import InputError, load, print_anything, read_log
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("dashboards", "tune", "cdal"):
         raise
@@ -36,7 +37,7 @@ def build(storage: str | Path, out: str | Path | None = None) -> Path:
     rows = summaries.read(lake)
     find = pages.pictures_of(lake)
     if target.suffix.lower() not in (".html", ".htm"):
-        return pages.write(rows, target, str(storage), find)
+        return pages.write(rows, target, str(storage), find, partial(read_log, storage))
     content = pages.everything(summaries.boards(rows), str(storage), find)
     try:
         pages.write_whole(target, content.encode())
@@ -47,6 +48,7 @@ def build(storage: str | Path, out: str | Path | None = None) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 when the page is written, 2 when the input is wrong."""
+    print_anything()
     parser = argparse.ArgumentParser(description="Draw the leaderboard of a results lake as pages that need no server.")
     parser.add_argument(
         "--storage", default="results", metavar="ROOT", help="results lake: a folder or s3://bucket/prefix (default: results)"

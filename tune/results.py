@@ -23,7 +23,7 @@ Read (anyone may; DuckDB, Polars and pandas can as well, without this module):
 
 Look after it (docs/lake.md says more):
 
-    python -m tune.results show --storage results            # also verify, compact, send, export
+    python -m tune.results show --storage results            # also verify, compact, prune, send, export
 
 A row replaces the older row of the same key as a whole, so a repeated write is harmless. Files are immutable and appear whole.
 Times are UTC timestamps, durations seconds, memory bytes, Dice and IoU fractions.
@@ -32,6 +32,7 @@ Times are UTC timestamps, durations seconds, memory bytes, Dice and IoU fraction
 import sys
 from collections.abc import Sequence
 
+from cdal.command import print_anything
 from cdal.errors import InputError
 from tune.lake import (
     KEYS,
@@ -47,9 +48,13 @@ from tune.lake import (
     compact,
     create_experiment,
     load,
+    prune,
     read_experiment,
+    read_log,
     send,
 )
+from tune.lake.status import FALLEN
+from tune.steering import answer_in, ask, worded
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

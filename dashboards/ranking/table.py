@@ -108,7 +108,7 @@ def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
     columns = [
         Column("Rank", "Place by validation Dice; equal Dice shares a place", _figure_of("rank", 0)),
         Column("Trial", "Number in order of proposal", _trial_cell, numeric=False),
-        Column("Validation Dice", "Best epoch, on the search's validation cases", _figure_of("score")),
+        Column("Validation Dice", "Best epoch, on the search's validation cases", _figure_of("validation_dice")),
         Column("Final Dice", voted, _figure_of("final_dice")),
     ]
     if trials["low"].notna().any():

@@ -21,4 +21,4 @@ from dashboards.summaries.settings import (
     without_inactive,
 )
 from dashboards.summaries.spending import MAX_BARS, costs, timeline
-from dashboards.summaries.trials import labels, of_trials, rank, records, sample, with_final_scores
+from dashboards.summaries.trials import labels, last_lines, of_trials, rank, records, sample, with_final_scores

@@ -27,18 +27,18 @@ class Board:
     descriptions: Mapping[str, Mapping[str, Any]]
     trials: pd.DataFrame
     """Ranked, best first, with the added columns `rank`, `label` and `score` (NaN where a trial has no Dice yet), and those of
-    `tune.lake.significance` that say how sure the final Dice is: `low`, `high`, `best`, `p_holm`. Finalists' trainings are not
+    `tune.lake.statistics` that say how sure the final Dice is: `low`, `high`, `best`, `p_holm`. Finalists' trainings are not
     among them, unless there is nothing else."""
     trainings: pd.DataFrame
     """Of finalists, ranked likewise."""
     finalists: pd.DataFrame
-    """One row per finalist, see `tune.lake.significance`."""
+    """One row per finalist, see `tune.lake.statistics`."""
     searched: tuple[str, ...]
     """Config columns that the searches varied."""
     metrics: pd.DataFrame
     """Of the best trials' epochs."""
     tradeoffs: pd.DataFrame
-    """Dice and seconds per case of every trial at every number of votes, see `tune.lake.tradeoffs`, with the trials' labels."""
+    """Dice and seconds per case of every trial at every number of votes, see `tune.lake.statistics`, with the trials' labels."""
     cases: pd.DataFrame
     """Dice of every validation case of the best trials that were scored on the same ones, with `place` and `label`."""
     gallery: pd.DataFrame

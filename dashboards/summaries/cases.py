@@ -6,25 +6,24 @@ import pyarrow as pa
 
 from dashboards.summaries.progress import MAX_CURVES
 from dashboards.summaries.trials import KEY
-from tune.lake import significance
-from tune.lake.tradeoffs import tradeoffs as every_tradeoff
+from tune.lake import statistics
 
 _COMPARED = 10  # trials whose cases are compared in pairs
 _GALLERY_CASES = 3  # best, and as many worst
 
 
 def certainty(cases: pa.Table, trials: pd.DataFrame) -> pd.DataFrame:
-    """How sure the final Dice of each trial is: `low`, `high`, `best`, `p_holm`, see `tune.lake.significance`."""
-    found: pd.DataFrame = significance.comparison(cases, _key(trials)).to_pandas()
+    """How sure the final Dice of each trial is: `low`, `high`, `best`, `p_holm`, see `tune.lake.statistics`."""
+    found: pd.DataFrame = statistics.comparison(cases, _key(trials)).to_pandas()
     return found[[*KEY, "low", "high", "best", "p_holm"]]
 
 
 def tradeoffs(cases: pa.Table, ranked: pd.DataFrame) -> pd.DataFrame:
-    """Dice and seconds per case of ranked trials at every number of votes, see `tune.lake.tradeoffs`, the best trials first.
+    """Dice and seconds per case of ranked trials at every number of votes, see `tune.lake.statistics`, the best trials first.
 
     As many trials as charts can show, with their `label`, `kind` and `place`.
     """
-    points: pd.DataFrame = every_tradeoff(cases, _key(ranked)).to_pandas()
+    points: pd.DataFrame = statistics.tradeoffs(cases, _key(ranked)).to_pandas()
     known = ranked[[*KEY, "label", "kind"]].assign(place=range(len(ranked)))
     found = points.merge(known, on=KEY).sort_values(["place", "votes"], kind="stable")
     kept = found["on_front"] | (found["place"].rank(method="dense") <= MAX_CURVES)
@@ -32,7 +31,7 @@ def tradeoffs(cases: pa.Table, ranked: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(trials: pd.DataFrame) -> pa.Table:
-    return pa.Table.from_pandas(trials[[*KEY, "dataset"]], preserve_index=False)
+    return pa.Table.from_pandas(trials[[*KEY, "dataset", "status"]], preserve_index=False)
 
 
 def compared(cases: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
@@ -58,8 +57,8 @@ def pairs(cases: pd.DataFrame) -> pd.DataFrame:
     if not chosen:
         return pd.DataFrame(columns=["first", "second", "difference", "low", "high", "p"])
     differences = np.stack([values[first] - values[second] for first, second in chosen], axis=1)
-    low, high = significance.mean_interval(differences)
-    p = [significance.wilcoxon(values[first], values[second]) for first, second in chosen]
+    low, high = statistics.mean_interval(differences)
+    p = [statistics.wilcoxon(values[first], values[second]) for first, second in chosen]
     columns = {"first": [pair[0] for pair in chosen], "second": [pair[1] for pair in chosen]}
     return pd.DataFrame(columns | {"difference": differences.mean(axis=0), "low": low, "high": high, "p": p})
 

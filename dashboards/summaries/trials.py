@@ -1,5 +1,6 @@
 """Trials of a lake: ranked, named, sampled, with the scores that their cases give them."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tune.results import FALLEN
+
+_CODES, _LINE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]"), 500  # letters of a line of a log
+
 KEY = ["experiment", "trial_id"]
 """Columns that tell a trial from all others of a lake."""
 
 
 def rank(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials by validation Dice, best first; equal Dice shares a rank, and trials without Dice come last, without a rank."""
+    """Trials by validation Dice, best first; equal Dice shares a rank.
+
+    Trials without Dice come last, without a rank, and so do those that diverged or failed, whatever their Dice was before.
+    """
     ranked = trials.copy()
-    ranked["score"] = pd.to_numeric(ranked["validation_dice"], errors="coerce").where(lambda dice: np.isfinite(dice))
+    dice = pd.to_numeric(ranked["validation_dice"], errors="coerce")
+    ranked["score"] = dice.where(np.isfinite(dice) & ~ranked["status"].isin(FALLEN))
     ranked["rank"] = ranked["score"].rank(ascending=False, method="min")
     ranked["label"] = labels(ranked)
     return ranked.sort_values(["score", "number"], ascending=[False, True], na_position="last", kind="stable").reset_index(
@@ -69,6 +78,12 @@ def of_trials(table: pa.Table, trials: pd.DataFrame) -> pa.Table:
         one_of_them = pc.is_in(table["trial_id"], value_set=pa.array(own["trial_id"], table.schema.field("trial_id").type))
         chosen = pc.or_(chosen, pc.and_(of_experiment, one_of_them))
     return table.filter(chosen)
+
+
+def last_lines(log: str, lines: int = 200) -> str:
+    """The last lines of a log, each of bounded length, without the codes that colour a terminal and what it overwrote."""
+    kept = [_CODES.sub("", line.rstrip("\r").rpartition("\r")[2])[:_LINE] for line in log.rstrip().split("\n")[-lines:]]
+    return "\n".join("".join(letter if letter.isprintable() or letter == "\t" else "\ufffd" for letter in line) for line in kept)
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:

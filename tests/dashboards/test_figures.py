@@ -35,6 +35,15 @@ def test_ranks_share_ties_and_leave_out_what_has_no_dice() -> None:
     assert ranked["rank"].isna().sum() == 3
 
 
+def test_trials_that_fell_have_no_rank_whatever_their_dice_was() -> None:
+    status = ["finished", "diverged", "failed", "infeasible", "stopped", "interrupted"]
+    ranked = summaries.rank(frame(validation_dice=[0.5, 0.9, 0.8, 0.7, 0.4, 0.6], status=status))
+    assert ranked["status"].tolist() == ["interrupted", "finished", "stopped", "diverged", "failed", "infeasible"]
+    assert ranked["rank"].tolist()[:3] == [1, 2, 3]
+    assert ranked["score"].isna().tolist() == [False] * 3 + [True] * 3
+    assert summaries.history(ranked)["best"].max() == 0.6
+
+
 def test_labels_name_the_experiment_where_there_are_several() -> None:
     assert summaries.labels(frame(experiment=["a", "b"])).tolist() == ["a #0", "b #1"]
     assert summaries.labels(frame(number=[None])).tolist() == ["t0"]

@@ -28,6 +28,8 @@ class Request(NamedTuple):
     key: str
     """Empty for a listing."""
     range: str
+    copies: bool = False
+    """Whether the service is to copy another object."""
 
     @property
     def bytes(self) -> range:
@@ -51,6 +53,8 @@ class S3Service:
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.misbehave: Callable[[Request], Answer | None] = lambda _: None
+        self.conditional = "knows"
+        """What it does with conditions of a put: it knows them, ignores them, or refuses the whole put."""
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._creating = threading.Lock()
         self._numbers = itertools.count()
@@ -96,9 +100,13 @@ class S3Service:
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         key = environ["PATH_INFO"].encode("latin-1").decode().lstrip("/").partition("/")[2]
-        request = Request(environ["REQUEST_METHOD"], key, environ.get("HTTP_RANGE", ""))
+        request = Request(environ["REQUEST_METHOD"], key, environ.get("HTTP_RANGE", ""), "HTTP_X_AMZ_COPY_SOURCE" in environ)
         self.requests.append(request)
         answer = self.misbehave(request) or _refusal(environ)
+        if answer is None and environ.get("HTTP_IF_NONE_MATCH") and self.conditional == "refuses":
+            answer = Answer(501, b"<Error><Code>NotImplemented</Code><Message>A header is not implemented.</Message></Error>")
+        if answer is None and environ.get("HTTP_IF_NONE_MATCH") and self.conditional == "ignores":
+            del environ["HTTP_IF_NONE_MATCH"]
         if answer is None and environ.get("HTTP_IF_NONE_MATCH"):
             with self._creating:  # moto looks and writes in two steps, true services in one
                 return list(self._moto(environ, start_response))

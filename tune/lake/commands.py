@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,12 @@ import pyarrow.parquet as pq
 from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.errors import InputError
 from tune.lake.check import verify
+from tune.lake.checkpoints import KEPT, prune
+from tune.lake.driver import hold
 from tune.lake.experiments import read_experiment
 from tune.lake.reader import Lake, compact, load
+from tune.lake.s3 import RemoteError
+from tune.lake.status import FALLEN
 from tune.lake.storage import Store
 from tune.lake.tables import KEYS
 from tune.lake.writer import send
@@ -73,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         ("send", _send, "Send the rows that wait in this machine's spool, because the store was away."),
     ):
         add(name, work, words).add_argument("--spool", metavar="FOLDER", help="where rows wait (default: the cache folder)")
+    pruned = add("prune", _prune, "Remove checkpoints that nobody will need again, of experiments that no search is at work in.")
+    pruned.add_argument("--keep", type=int, default=KEPT, metavar="N", help=f"best trials that keep all (default: {KEPT})")
+    pruned.add_argument("--dry-run", action="store_true", help="only tell what would be removed")
     export = add("export", _export, "Write one table to a file; lists are JSON, pictures base64, in CSV and JSON.")
     export.add_argument("--format", required=True, choices=list(_FORMATS))
     export.add_argument("--out", required=True, type=Path, metavar="PATH", help="replaced where it is there")
@@ -101,6 +109,30 @@ def _send(given: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
+def _prune(given: argparse.Namespace, console: Console) -> int:
+    """Of all experiments, but for those of finalists and those at work, or of one, whose driver must not be at work."""
+    say = partial(console.print, markup=False)
+    for experiment in _opened(given).experiments:
+        name = experiment.name
+        if given.experiment not in (None, name) or (given.experiment is None and "finalists" in experiment.description):
+            continue
+        found = prune(given.storage, name, given.keep, dry=True)
+        if found.files and not given.dry_run:
+            try:
+                with hold(f"{given.storage.rstrip('/')}/{name}/tune", say):
+                    found = prune(given.storage, name, given.keep)
+            except RemoteError:
+                raise
+            except InputError as error:
+                if given.experiment is not None:
+                    raise
+                say(f"{name}: left alone, for {error}")
+                continue
+        files = f"{found.files} files of {found.bytes:,} bytes"
+        say(f"{name}: {files} {'would go' if given.dry_run else 'removed'}" if found.files else f"{name}: nothing to remove")
+    return DONE
+
+
 def _show(given: argparse.Namespace, console: Console) -> int:
     from rich.table import Table
     from rich.text import Text
@@ -122,7 +154,7 @@ def _show(given: argparse.Namespace, console: Console) -> int:
             f"{len(own)} trials: {', '.join(f'{count} {status}' for status, count in counts.most_common())}", markup=False
         )
         best = Table("trial", "kind", "status", "epochs", "validation Dice", "final Dice", "test Dice", box=None)
-        for row in sorted(own, key=lambda row: -_or_nothing(row["validation_dice"]))[:_BEST]:
+        for row in sorted(own, key=lambda row: (row["status"] in FALLEN, -_or_nothing(row["validation_dice"])))[:_BEST]:
             figures = [row["epochs"], *(_figure(row[name]) for name in ("validation_dice", "final_dice", "test_dice"))]
             best.add_row(
                 *(Text("" if cell is None else str(cell)) for cell in (row["trial_id"], row["kind"], row["status"], *figures))

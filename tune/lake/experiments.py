@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from cdal.errors import InputError
+from tune.lake.driver import lease_of
+from tune.lake.s3 import RemoteError
 from tune.lake.storage import Store
 from tune.lake.tables import SCHEMA_VERSION
 
@@ -53,10 +55,39 @@ def create_experiment(
     _check_name(name)
     about = {"schema_version": SCHEMA_VERSION, "experiment": name, "created_at": datetime.now(UTC).isoformat()}
     content = about | dict(description) | {"schema_version": SCHEMA_VERSION, "experiment": name}
-    text = json.dumps(content, indent=2, default=str, ensure_ascii=False)
-    if not Store(root, filesystem).create(f"{name}/{DESCRIPTION}", text.encode("utf-8", "replace")):
+    try:
+        created = Store(root, filesystem).create(f"{name}/{DESCRIPTION}", _as_json(content))
+    except RemoteError:
+        raise
+    except OSError as error:
+        raise InputError(f"{root}/{name} cannot be written: {error.strerror or error}") from error
+    if not created:
         raise InputError(_taken(root, name))
     return read_experiment(root, name, filesystem=filesystem)
+
+
+def amend_experiment(
+    root: str | Path, name: str, changes: Mapping[str, Any], *, filesystem: pafs.FileSystem | None = None
+) -> Experiment:
+    """Rewrite an experiment's description with some of its entries changed or added. Only who holds it may (`tune.lake.hold`).
+
+    Raises:
+        LostError: another driver has taken the experiment over; nothing is changed.
+        InputError: there is no such experiment, its experiment.json is damaged, or the store cannot be used.
+        OSError: it cannot be written; it is as it was.
+    """
+    found = read_experiment(root, name, filesystem=filesystem)
+    lease = lease_of(f"{root}/{name}/tune")
+    if lease is not None:
+        lease.confirm()
+    kept = ("schema_version", "experiment", "created_at")  # what an experiment is known by
+    content = dict(found.description) | {key: value for key, value in changes.items() if key not in kept}
+    Store(root, filesystem).write(f"{name}/{DESCRIPTION}", _as_json(content))
+    return read_experiment(root, name, filesystem=filesystem)
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def refuse_taken(root: str | Path, name: str, *, filesystem: pafs.FileSystem | None = None) -> None:

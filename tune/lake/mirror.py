@@ -1,6 +1,7 @@
 """A folder of the lake as plain files: a trial's checkpoints, a search's clock and Optuna's journal.
 
-    files = Mirror("s3://bucket/lake/first/tune/00003", ("best.safetensors", "last.safetensors"))
+    before = {"last.safetensors": "previous.safetensors"}
+    files = Mirror("s3://bucket/lake/first/tune/00003", ("best.safetensors", "last.safetensors"), before)
     files.fetch()                    # what an earlier process left, on whatever machine that was
     (files.path / "last.safetensors").write_bytes(...)
     files.keep()                     # returns at once
@@ -8,6 +9,7 @@
 
 Where the lake is a folder that all machines see, `path` is that folder and nothing is copied. Where it is an object store, `path`
 is a working copy on this machine: a thread sends what changes, the newest state only, and goes on trying while the store is away.
+Where the state before is kept as well, the service copies it there: nothing is sent twice.
 """
 
 import hashlib
@@ -15,7 +17,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cdal.caching import cache_folder
+from tune.lake.driver import LostError, lease_of
 from tune.lake.storage import REPEATED, Store
 from tune.lake.tables import LakeWarning
 
@@ -53,17 +56,21 @@ def ray_storage(place: str) -> dict[str, Any]:
 class Mirror:
     """Some files of one folder of the lake; see the module."""
 
-    def __init__(self, place: str, names: Sequence[str]) -> None:
+    def __init__(self, place: str, names: Sequence[str], before: Mapping[str, str] | None = None) -> None:
         """Take the folder up; it need not exist.
 
         Args:
             place: the folder, in the lake: a path, or s3://bucket/prefix.
             names: of its files, in the order in which they are to appear: one that tells of another comes after it.
+            before: of some of these, the name under which the state before is kept. Whoever writes the files renames the old one to
+                that, once it is known to be sound.
         """
-        self.path, self._place, self._names = working_folder(place), place, tuple(names)
+        self.path, self._place, self._names, self._before = working_folder(place), place, tuple(names), dict(before or {})
         self._store = Store(place, patience=REPEATED) if "://" in place else None
         self._sent: dict[str, tuple[int, int]] = {}
+        self._own: set[str] = set()  # files in the store that were sent from here
         self._changed, self._closing, self._abandoned = threading.Event(), threading.Event(), threading.Event()
+        self._lost = threading.Event()
         self._thread: threading.Thread | None = None
 
     def fetch(self) -> None:
@@ -75,7 +82,7 @@ class Mirror:
         if self._store is None:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        for name in self._names:
+        for name in (*self._names, *self._before.values()):
             try:
                 Store(self.path).write(name, self._read(self._store, name))
             except FileNotFoundError:
@@ -103,10 +110,10 @@ class Mirror:
         self._closing.set()
         self._changed.set()
         self._thread.join(patience)
-        stored = not self._thread.is_alive()
+        stored = not self._thread.is_alive() and not self._lost.is_set()
         if stored:
             self.discard()
-        else:
+        elif not self._lost.is_set():
             self._abandoned.set()
             warnings.warn(f"{self._place} could not be written; the files are in {self.path}", LakeWarning, stacklevel=2)
         self._thread = None
@@ -116,7 +123,7 @@ class Mirror:
         """Delete the working copy."""
         if self._store is None:
             return
-        for name in self._names:
+        for name in (*self._names, *self._before.values()):
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.path.rmdir()
@@ -141,6 +148,8 @@ class Mirror:
             last = self._closing.is_set()  # asked before the files are read: nothing changes after that
             try:
                 self._send()
+            except LostError:
+                return self._lost.set()  # the files are another driver's now
             except OSError as error:
                 warnings.warn(f"{self._place} is not to be written, trying again: {error}", LakeWarning, stacklevel=2)
                 self._changed.set()
@@ -161,8 +170,22 @@ class Mirror:
             for name, file in reversed(files):
                 version = _version(os.fstat(file.fileno()))
                 if self._sent.get(name) != version:
+                    if (lease := lease_of(self._place)) is not None:
+                        lease.confirm()
+                    self._keep_before(name)
                     self._store.write(name, file.read())
                     self._sent[name] = version
+                    self._own.add(name)
+
+    def _keep_before(self, name: str) -> None:
+        """Let the service copy its state of a file to the name for the state before, where that is sound: our own, or found so."""
+        before = self._before.get(name)
+        if self._store is None or before is None or name not in self._sent:
+            return
+        with suppress(FileNotFoundError):
+            if name in self._own or _version(os.stat(self.path / before)) == self._sent[name]:
+                self._store.copy(name, before)
+                self._sent[before] = self._sent[name]
 
 
 def _version(status: os.stat_result) -> tuple[int, int]:

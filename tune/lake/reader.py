@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cdal.errors import InputError
-from tune.lake import significance
+from tune.lake import statistics
 from tune.lake.experiments import Experiment, describe, read_experiment
 from tune.lake.s3 import RemoteError
 from tune.lake.spool import TOP_LEVEL
-from tune.lake.storage import Store
+from tune.lake.storage import REPEATED, Store
 from tune.lake.tables import KEYS, LakeWarning, concatenate, newest, read_files, write_file
-from tune.lake.tradeoffs import tradeoffs
 
 _ROWS_PER_FILE = 1_000_000
 _BYTES_AT_ONCE = 128 * 2**20  # that compacting reads; pictures are large
 _THREADS = 16  # that wait for the store
+_LOG_BYTES = 32 * 1024  # of the end of a log
+_FOLDER = re.compile(r"[\w-][\w.-]*")
 
 
 def load(root: str | Path, *, filesystem: pafs.FileSystem | None = None) -> Lake:
@@ -93,23 +96,23 @@ class Lake:
     def comparison(self, metric: str = "dice", split: str = "validation") -> pa.Table:
         """How sure the ranking is: per trial the mean over cases with its 95 % interval, and a paired test against the best one.
 
-        The trainings of a finalist count as one. The columns are described in `tune.lake.significance`.
+        The trainings of a finalist count as one. The columns are described in `tune.lake.statistics`.
         """
-        return significance.comparison(self.cases([metric]), self.trials(), metric=metric, split=split)
+        return statistics.comparison(self.cases([metric]), self.trials(), metric=metric, split=split)
 
     def tradeoffs(self, split: str = "validation") -> pa.Table:
         """Dice against seconds per case: every trial at every number of votes, and the front of the best.
 
-        The columns are described in `tune.lake.tradeoffs`.
+        The columns are described in `tune.lake.statistics`.
         """
-        return tradeoffs(self.cases(["dice", "seconds"]), self.trials(), split=split)
+        return statistics.tradeoffs(self.cases(["dice", "seconds"]), self.trials(), split=split)
 
     def finalists(self) -> pa.Table:
         """One row per finalist: test Dice with its 95 % interval and paired tests, beside the Dice that made it a finalist.
 
-        The columns are described in `tune.lake.significance`.
+        The columns are described in `tune.lake.statistics`.
         """
-        return significance.finalists(self.cases(["dice"]), self.trials())
+        return statistics.finalists(self.cases(["dice"]), self.trials())
 
     def _read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         folders = [f"{experiment.name}/{table}" for experiment in self.experiments]
@@ -123,6 +126,31 @@ class Lake:
             except FileNotFoundError:
                 continue  # a file vanished after it was listed: a writer has just merged it into another
             return newest(concatenate([parts[path] for path in paths if path in parts], table, wanted), KEYS[table])
+
+
+def read_log(root: str | Path, row: Mapping[str, Any]) -> str:
+    """The end of what a trial printed; empty where there is nothing, or nothing to be read.
+
+    A row does not lead out of its trial's folder, nor does a link in it.
+
+    Args:
+        root: the lake.
+        row: of the trials table.
+    """
+    experiment, trial = str(row.get("experiment")), str(row.get("trial_id"))
+    path = f"{experiment}/tune/{trial}/log.txt"
+    if row.get("log") != path or not _FOLDER.fullmatch(trial) or "/" in experiment or experiment in (".", ".."):
+        return ""
+    store = Store(root, patience=REPEATED)
+    local = store.local_path(path)
+    if local is not None and (local.is_symlink() or not local.is_file()):
+        return ""
+    try:
+        with store.open(path) as file:
+            file.seek(max(0, file.size() - _LOG_BYTES))
+            return bytes(file.read(_LOG_BYTES)).decode("utf-8", "replace")
+    except (OSError, pa.ArrowException):
+        return ""
 
 
 def compact(root: str | Path, experiment: str | None = None, *, filesystem: pafs.FileSystem | None = None) -> int:

@@ -66,8 +66,11 @@ class Bucket:
 
     def listing(self, folder: str) -> dict[str, Found]:
         """The files of a folder by name; empty where there is no such folder."""
-        prefix, _, files = self._list(folder)
-        return {item["Key"].removeprefix(prefix): Found(item["Size"], item["LastModified"].timestamp()) for item in files}
+        return _found(*self._list(folder))
+
+    def tree(self) -> dict[str, Found]:
+        """All files below the prefix, by path."""
+        return _found(*self._list("", deep=True))
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -111,10 +114,26 @@ class Bucket:
         Of two that create at once one wins where the service knows conditional writes (`If-None-Match: *`: AWS, MinIO, R2 and Ceph
         do). Elsewhere the file is looked for first, which two may do at the same time.
         """
-        from botocore.exceptions import ClientError
-
         if self.exists(path):
             return False
+        refused = self._put_new(path, content)
+        if refused in _UNSUPPORTED:
+            self.write(path, content)
+            return True
+        # An answer that was lost is asked for again, and then finds what it has written itself.
+        return not refused or (self.exists(path) and self.read(path).to_pybytes() == content)
+
+    def refuses(self, path: str, content: bytes) -> bool:
+        """Whether the service refuses to create a file that is there. One that does not writes the content instead."""
+        return self._put_new(path, content) not in ("", *_UNSUPPORTED)
+
+    def copy(self, source: str, target: str) -> None:
+        """Let the service copy a file of up to 5 GB, the most that one put may hold too. Raises FileNotFoundError."""
+        self._ask(source, lambda: self._client.copy_object(**self._where(target), CopySource=self._where(source)))
+
+    def _put_new(self, path: str, content: bytes) -> str:
+        """A put on the condition that there is no such file; returns the code of the refusal, empty where it was written."""
+        from botocore.exceptions import ClientError
 
         def put() -> str:
             try:
@@ -127,11 +146,7 @@ class Bucket:
 
         while (refused := self._demand(path, put)) == _CONFLICT:
             time.sleep(0.2)  # another one creates it at this moment
-        if refused in _UNSUPPORTED:
-            self.write(path, content)
-            return True
-        # An answer that was lost is asked for again, and then finds what it has written itself.
-        return not refused or (self.exists(path) and self.read(path).to_pybytes() == content)
+        return refused
 
     def delete(self, path: str) -> bool:
         """Delete a file; S3 does not tell whether there was one."""
@@ -141,12 +156,13 @@ class Bucket:
     def _where(self, path: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": f"{self._prefix}/{path}".lstrip("/")}
 
-    def _list(self, folder: str) -> tuple[str, list[str], list[dict[str, Any]]]:
-        """The prefix that was listed, names of the folders there, and the files; page by page."""
+    def _list(self, folder: str, *, deep: bool = False) -> tuple[str, list[str], list[dict[str, Any]]]:
+        """The prefix that was listed, names of the folders there, and the files, or those in all folders too; page by page."""
         prefix = "".join(f"{part}/" for part in (self._prefix, folder) if part)
 
         def pages() -> list[dict[str, Any]]:
-            return list(self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix, Delimiter="/"))
+            flat = {} if deep else {"Delimiter": "/"}
+            return list(self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix, **flat))
 
         found = self._demand(folder, pages)
         folders = [item["Prefix"].removeprefix(prefix).rstrip("/") for page in found for item in page.get("CommonPrefixes", [])]
@@ -208,6 +224,10 @@ class Bucket:
     def _service(self) -> str:
         client = getattr(self, "_client", None)
         return "the S3 service" if client is None else str(client.meta.endpoint_url)
+
+
+def _found(prefix: str, _: list[str], files: list[dict[str, Any]]) -> dict[str, Found]:
+    return {item["Key"].removeprefix(prefix): Found(item["Size"], item["LastModified"].timestamp()) for item in files}
 
 
 class _Object(io.RawIOBase):

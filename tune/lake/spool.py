@@ -10,6 +10,7 @@ A file is deleted here when the store has it. Killed in between, the next one se
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import math
@@ -19,14 +20,15 @@ import time
 import uuid
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from cdal.caching import cache_folder
+from tune.lake.driver import identity, is_dead
 from tune.lake.experiments import Experiment
 from tune.lake.storage import Store
 from tune.lake.tables import KEYS, LakeWarning, concatenate, level_of, newest, read_files, stamp_of, write_file
@@ -38,6 +40,7 @@ FAN_IN = 8  # files are merged eight at a time ...
 TOP_LEVEL = 4  # ... up to four times over, so a file holds up to 4,096 flushes ...
 _LARGE = 64 * 2**20  # ... or this many bytes, for larger ones are few anyway
 _ABOUT = "about.json"
+_QUIET_SECONDS = 3600.0  # a writer of another machine that has not touched its files for so long has ended
 
 
 def spool_folder() -> Path:
@@ -91,7 +94,7 @@ class Ladder:
 class Outbox:
     """What one writer has not sent yet. Whoever has one holds its lock."""
 
-    def __init__(self, folder: Path, lock: FileLock, limit: int) -> None:
+    def __init__(self, folder: Path, lock: _WriterLock, limit: int) -> None:
         self.folder, self._lock, self._limit = folder, lock, limit
         self._store = Store(folder)
         self._ladder = Ladder(self._store, "")
@@ -101,8 +104,8 @@ class Outbox:
         """An empty one. Raises OSError where the disk refuses."""
         folder = _folder_of(spool, root, experiment) / uuid.uuid4().hex
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock_of(folder)
-        lock.acquire(timeout=0)  # before there is a folder that others could take for a dead writer's
+        lock = _WriterLock(folder)
+        lock.acquire()  # before there is a folder that others could take for a dead writer's
         folder.mkdir(parents=True)
         about = {"root": root, "experiment": experiment.name, "created_at": experiment.created_at}
         Store(folder).write(_ABOUT, json.dumps(about).encode())
@@ -113,12 +116,10 @@ class Outbox:
         """Those that dead writers of this experiment left, oldest first, each with its lock taken."""
         folders = [folder for folder in _folder_of(spool, root, experiment).glob("*") if folder.is_dir()]
         for folder in sorted(folders, key=_changed):
-            lock = _lock_of(folder)
-            try:
-                lock.acquire(timeout=0)
-            except (Timeout, OSError):
-                continue  # its writer lives, or another one sends it
-            yield cls(folder, lock, SPOOL_BYTES)
+            lock = _WriterLock(folder)
+            with suppress(OSError):
+                if lock.acquire():  # else its writer lives, or another one sends it
+                    yield cls(folder, lock, SPOOL_BYTES)
 
     def keep(self, table: str, rows: pa.Table) -> None:
         """Make rows durable here. Raises OSError where the disk or the bound refuses."""
@@ -141,10 +142,11 @@ class Outbox:
         """Microseconds since 1970 of the newest row that waits, 0 where none does."""
         return max(map(stamp_of, self.waiting()), default=0)
 
-    def send(self, ladder: Ladder, deadline: float = math.inf) -> bool:
+    def send(self, ladder: Ladder, deadline: float = math.inf, confirm: Callable[[], None] = lambda: None) -> bool:
         """Send what waits until a moment of the monotonic clock; tells whether nothing waits any more. Raises OSError.
 
-        Rows of trials go last: a trial that the lake calls ended is complete there.
+        Rows of trials go last: a trial that the lake calls ended is complete there. Before every file `confirm` is called, which
+        raises where nothing may be sent any more; the rows that are sent then are older than its answer.
         """
         while True:
             trials = self._store.files("trials")  # listed first, so that what they rely on is in the other list
@@ -159,14 +161,18 @@ class Outbox:
                 except FileNotFoundError:
                     break  # it has just been merged into another
                 table, _, name = path.partition("/")
+                confirm()
                 ladder.take(table, name, content)
                 self._store.delete([path])
+
+    def drop(self) -> None:
+        """Give up what waits."""
+        self._store.delete(self.waiting())
 
     def release(self) -> None:
         """Give the lock back, and clear up where nothing waits."""
         if not self.waiting():
             shutil.rmtree(self.folder, ignore_errors=True)
-            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
         with suppress(OSError):
             self.folder.parent.rmdir()
@@ -192,6 +198,53 @@ class Outbox:
             warnings.warn(f"{message}, {(before - after) / 2**20:.1f} MiB", LakeWarning, stacklevel=2)
 
 
+class _WriterLock:
+    """Held while a writer lives. Where the file system has no locks, the file says which process the writer is.
+
+    It spares work: two that send the same files would do no harm.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder.with_name(f"{folder.name}.lock")
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        """Take it, unless somebody has it; tells whether it was taken. Raises OSError where the disk refuses."""
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        except OSError:  # there are no locks
+            if self._is_held(file):
+                file.close()
+                return False
+            file.truncate(0)
+            file.write(json.dumps(identity()))
+            file.flush()
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Give it back; the file is deleted where the folder is gone."""
+        if self._file is not None:
+            if not self._folder.exists():
+                self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file.truncate(0)
+            self._file.close()
+
+    def _is_held(self, file: IO[str]) -> bool:
+        file.seek(0)
+        try:
+            dead = is_dead(json.loads(file.read()))
+        except (ValueError, AttributeError):
+            return False
+        quiet = max((_changed(path) for path in self._folder.rglob("*")), default=0.0) < time.time() - _QUIET_SECONDS
+        return dead is False or (dead is None and not quiet)
+
+
 def outboxes(spool: Path, root: str) -> dict[Path, dict[str, str]]:
     """The folders in a spool that hold files for a lake, and what each says of itself, oldest first."""
     found = {}
@@ -205,9 +258,9 @@ def outboxes(spool: Path, root: str) -> dict[Path, dict[str, str]]:
 
 def _folder_of(spool: Path, root: str, experiment: Experiment) -> Path:
     """Where the outboxes of one experiment are; another experiment that later gets its name has another folder."""
-    identity = json.dumps([root, experiment.name, experiment.created_at]).encode()
+    known_by = json.dumps([root, experiment.name, experiment.created_at]).encode()
     readable = re.sub(r"[^\w.-]+", "_", experiment.name)[:40]
-    return spool / f"{readable}-{hashlib.blake2b(identity, digest_size=8).hexdigest()}"
+    return spool / f"{readable}-{hashlib.blake2b(known_by, digest_size=8).hexdigest()}"
 
 
 def _changed(path: Path) -> float:
@@ -215,7 +268,3 @@ def _changed(path: Path) -> float:
     with suppress(OSError):
         return path.stat().st_mtime
     return 0.0
-
-
-def _lock_of(folder: Path) -> FileLock:
-    return FileLock(folder.with_name(f"{folder.name}.lock"), thread_local=False)

@@ -7,17 +7,23 @@ import numpy as np
 Curve = Sequence[tuple[int, float]]
 """(epoch, best validation Dice so far), one per epoch."""
 
-PUBLISHED, UNET, SEARCHED = "published", "unet", "searched"
-"""Kinds of trials: published settings, a plain U-Net of the same backbone, proposals of the sampler."""
+PUBLISHED, UNET, TRIED, SEARCHED = "published", "unet", "tried", "searched"
+"""Kinds of trials: published settings, a plain U-Net of the same backbone, a person's own settings, proposals of the sampler."""
 
 FINISHED, STOPPED, INFEASIBLE, DIVERGED, FAILED = "finished", "stopped", "infeasible", "diverged", "failed"
 """Trained and scored; stopped before its end; out of memory; a loss became NaN or infinite; any other error."""
+
+SETTING, MACHINE, INPUT, STORE = "setting", "machine", "input", "store"
+"""Whose fault it was that a trial did not end well: its settings', which the sampler learns; a machine's, upon which it is tried
+again elsewhere; the user's, which ends the search; the store's, which is waited for."""
 
 PENDING, RUNNING, INTERRUPTED = "pending", "running", "interrupted"
 
 ACTIVE = (PENDING, RUNNING)
 ENDED = (FINISHED, STOPPED, INFEASIBLE, DIVERGED, FAILED)
 """What is not taken up again; an interrupted trial goes on when its search does."""
+FALLEN = (INFEASIBLE, DIVERGED, FAILED)
+"""What is never called the best, whatever its Dice was before."""
 
 
 def trial_id(number: int) -> str:

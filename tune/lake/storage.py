@@ -5,6 +5,7 @@ store.write("first/notes.bin", b"...")          # whole or not at all
 store.read("first/notes.bin"), store.exists("first/notes.bin"), store.files("first", ".bin")
 """
 
+import errno
 import os
 import time
 import uuid
@@ -24,6 +25,8 @@ PATIENT = Patience(attempts=12, connect_seconds=3, read_seconds=10)
 REPEATED = Patience(attempts=2, connect_seconds=3, read_seconds=20)
 """For what is tried again anyway."""
 _IMPATIENT = Patience(attempts=2, connect_seconds=2, read_seconds=3)
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links say
 
 _STALE_SECONDS = 3600.0  # a temporary file this old belongs to a dead writer
 
@@ -93,6 +96,10 @@ class Store:
             previous, found = found, self._place.listing(folder)
         return {f"{folder}/{name}": about.size for name, about in found.items() if name.endswith(suffix)}
 
+    def tree(self) -> dict[str, Found]:
+        """All files below the root, however deep."""
+        return self._place.tree()
+
     def stale(self, folder: str) -> list[str]:
         """Temporary files that dead writers left."""
         old = time.time() - _STALE_SECONDS
@@ -121,6 +128,14 @@ class Store:
         Of two that create at once exactly one is told so: on this machine, and on S3 where the service knows conditional writes.
         """
         return self._place.create(path, content)
+
+    def refuses(self, path: str, content: bytes) -> bool:
+        """Whether `create` is refused where there is a file, by asking for it; where it is not, the content is written."""
+        return self._place.refuses(path, content)
+
+    def copy(self, source: str, target: str) -> None:
+        """Write a file with the content of another one; in an object store, nothing is sent. Raises FileNotFoundError."""
+        self._place.copy(source, target)
 
     def delete(self, paths: Iterable[str]) -> int:
         """Delete files, those already gone too; returns how many there were, as far as the store tells."""
@@ -152,11 +167,14 @@ class _Place(Protocol):
 
     def folders(self) -> list[str] | None: ...
     def listing(self, folder: str) -> dict[str, Found]: ...
+    def tree(self) -> dict[str, Found]: ...
     def exists(self, path: str) -> bool: ...
     def read(self, path: str) -> pa.Buffer: ...
     def open(self, path: str) -> pa.NativeFile: ...
     def write(self, path: str, content: pa.Buffer | bytes) -> None: ...
     def create(self, path: str, content: bytes) -> bool: ...
+    def refuses(self, path: str, content: bytes) -> bool: ...
+    def copy(self, source: str, target: str) -> None: ...
     def delete(self, path: str) -> bool: ...
 
 
@@ -187,6 +205,13 @@ class _Disk:
             return {}
         return found
 
+    def tree(self) -> dict[str, Found]:
+        found: dict[str, Found] = {}
+        for folder, _, _ in os.walk(self.base):
+            path = os.path.relpath(folder, self.base)
+            found |= {f"{path}/{name}".removeprefix("./"): about for name, about in self.listing(path).items()}
+        return found
+
     def exists(self, path: str) -> bool:
         return os.path.isfile(f"{self.base}/{path}")
 
@@ -207,16 +232,37 @@ class _Disk:
         try:
             os.link(temporary, f"{self.base}/{path}")  # unlike a rename, a link fails where the name is taken
         except FileExistsError:
-            return False
+            if os.stat(temporary).st_nlink < 2:  # on NFS an answer may be lost, and the second try finds the first one's link
+                return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return self._create_by_opening(path, content)
         finally:
             os.unlink(temporary)
         _sync_folder(os.path.dirname(temporary))
         return True
 
+    def refuses(self, path: str, content: bytes) -> bool:
+        return True
+
+    def copy(self, source: str, target: str) -> None:
+        self.write(target, self.read(source))
+
     def delete(self, path: str) -> bool:
         try:
             os.unlink(f"{self.base}/{path}")
         except FileNotFoundError:
+            return False
+        return True
+
+    def _create_by_opening(self, path: str, content: bytes) -> bool:
+        try:
+            with open(f"{self.base}/{path}", "xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except FileExistsError:
             return False
         return True
 
@@ -253,6 +299,11 @@ class _Foreign:
         found = self._fs.get_file_info(pafs.FileSelector(f"{self._base}/{folder}", allow_not_found=True))
         return {info.base_name: Found(info.size, (info.mtime_ns or 0) / 1e9) for info in found if info.type == pafs.FileType.File}
 
+    def tree(self) -> dict[str, Found]:
+        found = self._fs.get_file_info(pafs.FileSelector(self._base, allow_not_found=True, recursive=True))
+        files = [info for info in found if info.type == pafs.FileType.File]
+        return {info.path.removeprefix(f"{self._base}/"): Found(info.size, (info.mtime_ns or 0) / 1e9) for info in files}
+
     def exists(self, path: str) -> bool:
         return bool(self._fs.get_file_info(f"{self._base}/{path}").type == pafs.FileType.File)
 
@@ -272,6 +323,12 @@ class _Foreign:
             return False
         self.write(path, content)
         return True
+
+    def refuses(self, path: str, content: bytes) -> bool:
+        return False
+
+    def copy(self, source: str, target: str) -> None:
+        self.write(target, self.read(source))
 
     def delete(self, path: str) -> bool:
         try:

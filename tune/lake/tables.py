@@ -38,6 +38,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "kind": _TEXT,  # searched | published | unet
             "status": _TEXT,  # pending | running | finished | stopped | infeasible | diverged | failed | interrupted
             "reason": _TEXT,  # why it ended, one sentence
+            "cause": _TEXT,  # setting | machine | input | store: whose fault; null where it went well
             "error": _TEXT,
             "parent": _WHOLE,  # number of the trial that it became a copy of (population based training)
             "seed": _WHOLE,
@@ -68,6 +69,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             "device": _TEXT,
             "host": _TEXT,
             "restarts": _WHOLE,
+            "attempts": _WHOLE,  # processes that trained it, one after the other
+            "waiting_seconds": _NUMBER,  # for a machine, between its proposal and its start; in no other figure
+            "log": _TEXT,  # path of what it printed, below the root
             "checkpoint": _TEXT,
             "recorded_at": _TIME,
         }
@@ -175,11 +179,13 @@ def fit(value: Any, column: str, table: str) -> Any:
             value = int(value)
         if kind == _NUMBER and isinstance(value, int):
             value = float(value)
+        if kind == _NUMBERS and isinstance(value, list) and not any(isinstance(item, bool) for item in value):
+            value = [float(item) if isinstance(item, int) else item for item in value]
     except (OverflowError, ValueError, OSError):
         pass  # told below
     # Arrow would check it as well, but cut off fractions, and load pandas at the first value.
     if kind == _NUMBERS:
-        fits = isinstance(value, list) and all(item is None or isinstance(item, (int, float)) for item in value)
+        fits = isinstance(value, list) and all(item is None or isinstance(item, float) for item in value)
     elif kind == _WHOLE:
         fits = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
     else:
@@ -295,14 +301,15 @@ def read_file(store: Store, path: str, table: str, columns: Sequence[str] | None
         except OSError as error:
             if error.errno == errno.ESTALE:  # a network file system says so where another machine deleted the file
                 raise FileNotFoundError(errno.ENOENT, "deleted while it was read", store.name(path)) from error
-            raise UnusableError(_first_line(error)) from error
+            raise UnusableError(first_line(error)) from error
         except (pa.ArrowException, ValueError) as error:
-            raise UnusableError(_first_line(error)) from error
+            raise UnusableError(first_line(error)) from error
     return rows
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def first_line(error: Exception) -> str:
+    """What an error says, shortly."""
+    return str(error).splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def version_of(rows: pa.Table) -> int:

@@ -15,13 +15,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from cdal.errors import InputError
+from tune.lake.driver import LostError, lease_of
 from tune.lake.experiments import Experiment, read_experiment
 from tune.lake.s3 import RemoteError
 from tune.lake.spool import SPOOL_BYTES, Ladder, Outbox, outboxes, spool_folder
 from tune.lake.storage import REPEATED, Store
-from tune.lake.tables import KEYS, SCHEMAS, LakeWarning, fit, plain, stamp_of, to_table
+from tune.lake.tables import KEYS, SCHEMAS, LakeWarning, first_line, fit, plain, stamp_of, to_table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_WAIT = 30.0  # seconds between two tries to send
@@ -67,6 +69,7 @@ class Writer:
         about = read_experiment(root, experiment, filesystem=filesystem)
         self._store = Store(root, filesystem, patience=REPEATED)
         self._experiment = experiment
+        self._lease, self._told_lost = lease_of(f"{root}/{experiment}/tune"), False
         self._flush_seconds, self._retry_seconds, self._close_seconds = flush_seconds, retry_seconds, close_seconds
         self._ladder = Ladder(self._store, experiment)
         self._pending: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -93,9 +96,15 @@ class Writer:
         A row must hold the table's key (but `experiment`, which is filled in) and replaces the older row of that key as a whole.
 
         Raises:
-            ValueError: a key is missing, or a value does not fit its column.
+            ValueError: a key is missing, or a value does not fit its column. All other rows are taken, and the row itself without
+                that value, unless it belongs to the key; the message names them.
         """
-        checked = [self._checked(table, row) for row in ([rows] if isinstance(rows, Mapping) else rows)]
+        if table not in SCHEMAS:
+            raise ValueError(f"unknown table {table!r}; tables are {', '.join(SCHEMAS)}")
+        checked: list[dict[str, Any]] = []
+        problems: list[str] = []
+        for row in [rows] if isinstance(rows, Mapping) else rows:
+            self._check(table, row, checked, problems)
         with self._lock:
             if self._closing.is_set():
                 raise ValueError(f"the writer of experiment {self._experiment!r} is closed")
@@ -106,11 +115,14 @@ class Writer:
             self._start()
         if self._flush_seconds <= 0:
             self.flush()
+        if problems:
+            raise ValueError("; ".join(problems))
 
     def flush(self) -> None:
         """Make all rows taken so far durable: they are in the lake when this returns, or, where that is elsewhere, in the spool.
 
-        Waits for the network only where the spool cannot be written. Rows that could not be written anywhere stay in memory.
+        Waits for the network only where the spool cannot be written. Rows that could not be written anywhere stay in memory. What
+        no file can hold is left out, with a warning that names the row and the column.
 
         Raises:
             OSError: they could not be written.
@@ -120,8 +132,7 @@ class Writer:
                 batch, self._pending = self._pending, defaultdict(list)
             for table in list(batch):
                 try:
-                    if batch[table]:
-                        self._keep(table, to_table(batch[table], table))
+                    self._keep_rows(table, batch[table])
                 except BaseException:
                     with self._lock:
                         for name, rows in batch.items():
@@ -135,7 +146,7 @@ class Writer:
         Closing twice is harmless.
 
         Raises:
-            OSError: rows could be written neither to the lake nor to the spool.
+            OSError: rows could be written neither to the lake nor to the spool; the message says which. Closing again tries again.
         """
         with self._lock:
             self._closing.set()
@@ -143,7 +154,13 @@ class Writer:
         for thread in self._threads:
             if thread.name == "results-lake" and thread is not threading.current_thread():
                 thread.join()
-        self.flush()
+        try:
+            self.flush()
+        except OSError as error:
+            counts = ", ".join(f"{len(rows)} of {table}" for table, rows in self._pending.items() if rows)
+            raise OSError(
+                error.errno, f"rows cannot be written, and are lost when this process ends ({counts}): {error}"
+            ) from error
         self._deadline = time.monotonic() + self._close_seconds
         self._ending.set()
         self._waiting.set()
@@ -161,14 +178,52 @@ class Writer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _checked(self, table: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        if table not in SCHEMAS:
-            raise ValueError(f"unknown table {table!r}; tables are {', '.join(SCHEMAS)}")
-        values = {str(name): plain(value) for name, value in row.items()} | {"experiment": self._experiment}
+    def _check(self, table: str, row: Mapping[str, Any], checked: list[dict[str, Any]], problems: list[str]) -> None:
+        """Take a row, and note what cannot be taken of it."""
+        values: dict[str, Any] = {}
+        wrong: list[str] = []
+        for name, value in row.items():
+            column = str(plain(name))
+            try:
+                values[column] = fit(plain(value), column, table)
+            except Exception as error:  # whatever a value of somebody else's type does
+                named = isinstance(error, ValueError) and f"{table}.{column}" in str(error)
+                wrong.append(str(error) if named else f"{table}.{column} cannot be stored: {first_line(error)}")
+        values["experiment"] = self._experiment
         missing = [name for name in KEYS[table] if values.get(name) is None]
         if missing:
-            raise ValueError(f"a row of {table} lacks {', '.join(missing)}; its key is {', '.join(KEYS[table])}")
-        return {name: fit(value, name, table) for name, value in values.items()}
+            wrong.append(f"a row of {table} lacks {', '.join(missing)}; its key is {', '.join(KEYS[table])}")
+        else:
+            checked.append(values)
+        if wrong:
+            problems.append("; ".join(wrong) + ("" if missing else f"; {_whose(values, table)} is taken without that"))
+
+    def _keep_rows(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Make rows durable. The list is what is left of them: where they do not go together, only what can be stored."""
+        if not rows:
+            return
+        try:
+            return self._keep(table, to_table(rows, table))
+        except OSError:
+            raise
+        except Exception:  # some value that no file can hold; found out row by row
+            found = [_storable(row, table) for row in rows]
+        for _, told in found:
+            if told:
+                warnings.warn(told, LakeWarning, stacklevel=4)
+        rows[:] = [row for row, _ in found if row is not None]
+        for row in rows:
+            self._keep(table, to_table([row], table))
+
+    def _confirm(self) -> None:
+        """Ask whether this driver still holds the experiment. Raises LostError where not, OSError where the store is silent."""
+        if self._lease is not None:
+            self._lease.confirm()
+
+    def _tell_lost(self, error: LostError) -> None:
+        if not self._told_lost:
+            warnings.warn(f"{error}; rows that are not in the lake yet are dropped", LakeWarning, stacklevel=4)
+        self._told_lost = True
 
     def _keep(self, table: str, rows: pa.Table) -> None:
         """Make rows durable: in the spool where there is one that can be written, else in the lake."""
@@ -180,8 +235,12 @@ class Writer:
             else:
                 self._waiting.set()
                 return
-        with self._sending:
-            self._ladder.add(table, rows)
+        try:
+            with self._sending:
+                self._confirm()
+                self._ladder.add(table, rows)
+        except LostError as error:
+            self._tell_lost(error)
 
     def _start(self) -> None:
         """Start the threads that are needed and do not run yet."""
@@ -197,7 +256,7 @@ class Writer:
             try:
                 self.flush()
                 wait = self._flush_seconds
-            except (OSError, pa.ArrowException) as error:
+            except Exception as error:  # a thread that ends would lose all that is to come
                 wait = min(2 * wait, _LONGEST_WAIT_IN_MEMORY)
                 warnings.warn(f"results wait in memory, trying again in {wait:.0f} s: {error}", LakeWarning, stacklevel=2)
 
@@ -222,7 +281,12 @@ class Writer:
         """Send what waits; outboxes of dead writers first, which are then done with. Raises OSError."""
         with self._sending:
             for outbox in list(self._outboxes):
-                if outbox.send(self._ladder, self._deadline) and outbox is not self._outboxes[-1]:
+                try:
+                    done = outbox.send(self._ladder, self._deadline, self._confirm)
+                except LostError as error:
+                    self._tell_lost(error)
+                    return self._outboxes[-1].drop()
+                if done and outbox is not self._outboxes[-1]:
                     self._outboxes.remove(outbox)
                     outbox.release()
 
@@ -237,7 +301,7 @@ class Writer:
                 if ending:
                     return
                 self._waiting.wait()
-            except (OSError, pa.ArrowException) as error:
+            except Exception as error:  # as above
                 if not away:
                     message = f"{error}; meanwhile results wait in {self._outboxes[-1].folder}, and are sent when the store is back"
                     warnings.warn(message, LakeWarning, stacklevel=2)
@@ -257,6 +321,34 @@ class Writer:
                 message = f"{len(waiting)} files of results wait in {outbox.folder}, for {self._store.root} did not take them"
                 warnings.warn(f"{message}; when it is back: {command}", LakeWarning, stacklevel=3)
             outbox.release()
+
+
+def _storable(row: Mapping[str, Any], table: str) -> tuple[dict[str, Any] | None, str]:
+    """What can be stored of a row, None where not even its key can, and in words what was left out."""
+    key = {name: row[name] for name in (*KEYS[table], "recorded_at")}
+    if problem := _problem(key, table):
+        return None, f"{_whose(row, table)} cannot be stored: {problem}"
+    bad = {name: problem for name in row if (problem := _problem(key | {name: row[name]}, table))}
+    if not bad and (problem := _problem(row, table)):
+        return None, f"{_whose(row, table)} cannot be stored: {problem}"
+    told = (
+        f"{_whose(row, table)} is stored without " + "; ".join(f"{name}: {problem}" for name, problem in bad.items()) if bad else ""
+    )
+    return {name: value for name, value in row.items() if name not in bad}, told
+
+
+def _whose(row: Mapping[str, Any], table: str) -> str:
+    """A row in words."""
+    return f"the row of {table} with {', '.join(f'{name} {row.get(name)!r:.80}' for name in KEYS[table][1:])}"
+
+
+def _problem(row: Mapping[str, Any], table: str) -> str:
+    """Why a row cannot be stored; empty where it can."""
+    try:
+        pq.write_table(to_table([row], table), pa.BufferOutputStream())
+    except Exception as error:  # whatever a value of somebody else's type does
+        return first_line(error)
+    return ""
 
 
 def send(root: str | Path, experiment: str | None = None, *, spool: str | Path | None = None) -> int:

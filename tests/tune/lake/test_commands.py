@@ -74,6 +74,17 @@ def test_show_summarises(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "second" not in said(root, "show", "--experiment", NAME, capsys=capsys)[1]
 
 
+def test_show_puts_what_fell_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create_experiment(tmp_path, NAME, {"dataset": "phantom"})
+    with Writer(tmp_path, NAME) as writer:
+        for number, (status, dice) in enumerate([("diverged", 0.9), ("finished", 0.5), ("failed", 0.8), ("stopped", 0.6)]):
+            row = {"trial_id": f"t{number}", "number": number, "status": status, "validation_dice": dice}
+            writer.append("trials", row)
+    lines = [line.split() for line in said(tmp_path, "show", capsys=capsys)[1].splitlines()]
+    shown = [line[0] for line in lines if line and re.fullmatch(r"t\d", line[0])]
+    assert shown == ["t3", "t1", "t0", "t2"]
+
+
 @pytest.mark.long
 def test_a_sound_lake_is_sound_before_and_after_compacting(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = load(root).trials()

@@ -1,7 +1,8 @@
-"""How sure a ranking is: bootstrap intervals over cases, and paired tests between trials that were scored on the same cases.
+"""How sure a ranking is, by intervals over cases and paired tests between trials, and what their masks cost.
 
-    comparison(lake.cases(), lake.trials())       # what `Lake.comparison` returns
-    finalists(lake.cases(), lake.trials())        # what `Lake.finalists` returns
+    comparison(lake.cases(), lake.trials())                      # what `Lake.comparison` returns
+    finalists(lake.cases(), lake.trials())                       # what `Lake.finalists` returns
+    tradeoffs(lake.cases(["dice", "seconds"]), lake.trials())    # what `Lake.tradeoffs` returns
 
 A case's figure is the mean over its classes, at the trial's full number of votes. Trials are compared where they were scored on the
 same cases of the same dataset and split: each with the best of them, by the two-sided Wilcoxon signed-rank test over the cases
@@ -9,6 +10,9 @@ same cases of the same dataset and split: each with the best of them, by the two
 
 Finalists are compared with finalists. One that was trained several times counts once: a case's figure is then also the mean over
 the trainings that were scored on it, so that cases are the pairs, and seeds do not pass for cases.
+
+A trial's cases are scored with one vote, with two, and so on (votes are prefixes of each other), so of Dice against the cost of a
+mask a trial is a whole curve.
 """
 
 from collections.abc import Sequence
@@ -18,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from tune.lake.status import FALLEN
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -67,9 +73,24 @@ _FINALIST_COLUMNS = pa.schema(
     }
 )
 
+_TRADEOFF_COLUMNS = pa.schema(
+    {
+        "experiment": pa.string(),
+        "trial_id": pa.string(),
+        "dataset": pa.string(),
+        "split": pa.string(),
+        "votes": pa.int64(),
+        "dice": pa.float64(),  # mean over cases and classes
+        "seconds": pa.float64(),  # for the masks of one case, mean over cases
+        "on_front": pa.bool_(),  # of the dataset: no point has a higher Dice for no more time
+    }
+)
+
 
 def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split: str = "validation") -> pa.Table:
     """One row per trial, and per finalist, that has figures on a split, the best of each group of the same cases first.
+
+    Trials that diverged or failed are left out.
 
     Args:
         cases: the lake's table of cases.
@@ -81,9 +102,11 @@ def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split
     rows = rows[(rows["split"] == split) & rows[metric].notna()]
     rows = rows[rows["votes"] == rows.groupby(_TRIAL)["votes"].transform("max")]
     per_case = rows.groupby([*_TRIAL, "case"], sort=True)[metric].mean().reset_index()
-    about = trials.select([name for name in (*_TRIAL, "dataset", "finalist") if name in trials.column_names]).to_pandas()
-    per_case = per_case.merge(about.reindex(columns=[*_TRIAL, "dataset", "finalist"]), on=_TRIAL, how="left")
+    wanted = [*_TRIAL, "dataset", "finalist", "status"]
+    about = trials.select([name for name in wanted if name in trials.column_names]).to_pandas().reindex(columns=wanted)
+    per_case = per_case.merge(about, on=_TRIAL, how="left")
     per_case["final"] = per_case["finalist"].notna()
+    per_case = per_case[per_case["final"] | ~per_case["status"].isin(FALLEN)]
     per_case["name"] = per_case["finalist"].where(per_case["final"], per_case["trial_id"])
     unit = ["experiment", "final", "name"]
     per_case = per_case.groupby([*unit, "case"], sort=True).agg({metric: "mean", "dataset": "first"}).reset_index()
@@ -138,6 +161,29 @@ def _finalist_row(trainings: Sequence[dict[str, Any]], compared: dict[str, Any])
             "test_evaluations": max((row["test_evaluations"] or 0 for row in tested), default=0),
         }
     )
+
+
+def tradeoffs(cases: pa.Table, trials: pa.Table, *, split: str = "validation") -> pa.Table:
+    """One row per trial and number of votes, by dataset and seconds; on the front are those that none beats in both.
+
+    Trials that diverged or failed are left out.
+
+    Args:
+        cases: the lake's table of cases.
+        trials: the lake's table of trials, which tells each one's dataset.
+        split: `validation` or `test`.
+    """
+    rows = cases.select([*_TRIAL, "split", "case", "votes", "dice", "seconds"]).to_pandas()
+    rows = rows[(rows["split"] == split) & rows["dice"].notna() & rows["seconds"].notna()]
+    points = rows.groupby([*_TRIAL, "votes"], sort=True)[["dice", "seconds"]].mean().reset_index()
+    wanted = [*_TRIAL, "dataset", "status"]
+    about = trials.select([name for name in wanted if name in trials.column_names]).to_pandas().reindex(columns=wanted)
+    points = points.merge(about, on=_TRIAL, how="left")
+    points = points[~points["status"].isin(FALLEN)]
+    points = points.sort_values(["dataset", "seconds", "dice"], ascending=[True, True, False], kind="stable")
+    best_before = points.groupby("dataset", dropna=False)["dice"].transform(lambda dice: dice.cummax().shift(fill_value=-1.0))
+    points["on_front"] = points["dice"] > best_before
+    return pa.Table.from_pandas(points.assign(split=split)[_TRADEOFF_COLUMNS.names], schema=_TRADEOFF_COLUMNS, preserve_index=False)
 
 
 def mean_interval(values: FloatArray, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
