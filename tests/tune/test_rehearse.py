@@ -63,7 +63,7 @@ def test_the_default_strategy_begins_with_the_published_settings_and_no_unet() -
     configs = [searcher.suggest(name) for name in "abcdef"]
     assert configs[0]["values"] == space().published
     assert [config["kind"] for config in configs[:-1]] == ["published", *["searched"] * 4]
-    assert configs[-1] == "FINISHED"
+    assert configs[-1] is None  # as long as others run
 
 
 @pytest.mark.parametrize("name", ["ray", "random"])

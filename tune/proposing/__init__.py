@@ -3,6 +3,7 @@
 from tune.proposing.axes import Axis
 from tune.proposing.extrapolation import extrapolate, from_logit, to_logit
 from tune.proposing.gaussian_process import FloatArray, GaussianProcess, squares_between
+from tune.proposing.own_settings import settings
 from tune.proposing.parameters import Parameter
 from tune.proposing.samplers import SAMPLERS, check_sampler, default_sampler
 from tune.proposing.searcher import StatelessSearcher, TruthfulSearcher

@@ -28,13 +28,23 @@ def extrapolate(curves: Sequence[FloatArray], epochs: int) -> Extrapolated:
     whole = np.full((len(curves), epochs), np.nan)
     for row, curve in zip(whole, curves, strict=True):
         row[: curve.size] = curve
-    variances = np.zeros(len(curves))
-    for epoch in range(1, epochs):
-        before, missing = whole[:, epoch - 1], np.isnan(whole[:, epoch])
-        x, step = before[~missing], (whole[:, epoch] - before)[~missing]
-        slope = ((x - x.mean()) * (step - step.mean())).sum() / (((x - x.mean()) ** 2).sum() + _RIDGE)
-        whole[missing, epoch] = (before + step.mean() + slope * (before - x.mean()))[missing]
-        left = step - step.mean() - slope * (x - x.mean())
+    return fill(whole)
+
+
+def fill(whole: FloatArray) -> Extrapolated:
+    """The same for curves (trials, epochs) that are NaN where they are missing, which are filled in place."""
+    variances = np.zeros(len(whole))
+    for epoch in range(1, whole.shape[1]):
+        before, now = whole[:, epoch - 1], whole[:, epoch]
+        missing = np.isnan(now)
+        x = before[~missing]
+        step = now[~missing] - x
+        middle, rise = x.mean(), step.mean()
+        x, step = x - middle, step - rise
+        slope = (x * step).sum() / ((x**2).sum() + _RIDGE)
+        cut = before[missing]
+        now[missing] = cut + rise + slope * (cut - middle)
+        left = step - slope * x
         variances[missing] = (1 + slope) ** 2 * variances[missing] + (left**2).sum() / max(len(x) - 2, 1)
     return Extrapolated(whole, variances)
 

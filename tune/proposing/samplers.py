@@ -1,64 +1,133 @@
-"""Samplers by name: how the next settings are chosen. All but one are Optuna's own, with every option that matters said here.
+"""Samplers by name: how the next settings are chosen. Most are Optuna's own, with every option that matters said here.
 
-The sampler is seeded for every proposal by (seed, number), so proposal n depends on what was told before it and on nothing else: a
-resumed search goes on as if it had not been cut. (Sobol points are numbered; theirs is one seed.)
+For every proposal there is a sampler, seeded by (seed, number), and Sobol points are taken by their own number. So proposal n
+depends on the trials before it, on their order and the order of their ends, and on nothing else: a resumed search goes on as if it
+had not been cut. Whatever a sampler remembers from one proposal to the next is a copy of what it can work out again.
 """
 
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
 
 from cdal.errors import InputError
-from tune.proposing.curve_sampler import CurveSampler
+from tune.proposing.curve_sampler import Curves, CurveSampler
+from tune.proposing.evolution import Evolution, EvolutionSampler, Generations, GeneticSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What a sampler is made for."""
+
+    seed: int
+    startup: int
+    """Proposals before the model takes over."""
+    fields: Mapping[str, BaseDistribution]
+    """All that are searched."""
+    conditional: Set[str]
+    """Those of them that not every trial has."""
+
+    def mixed(self, number: int) -> int:
+        """A seed for one proposal."""
+        return int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
+
+    @property
+    def constant(self) -> dict[str, BaseDistribution]:
+        """Fields that every trial has, and that have more than one value."""
+        return {name: each for name, each in self.fields.items() if name not in self.conditional and not each.single()}
+
+
+Draw = Callable[[int, int], BaseSampler]
+"""The sampler of one proposal, from the proposal's number and from how many others could be drawn before it."""
 
 
 class Sampler(NamedTuple):
     """A sampler and when to take it."""
 
-    make: Callable[[int, int, int], BaseSampler]
-    """From the search's seed, the proposal's number, and how many random trials come first."""
+    make: Callable[[Search], Draw]
     several_objectives: bool
     advice: str
     learns: bool = True
     """Whether there is a model that follows the random trials."""
 
 
-def _tpe(seed: int, number: int, startup: int) -> BaseSampler:
-    if number < startup:  # spread more evenly than the sampler's own random start
-        return _quasirandom(seed, number, startup)
-    return optuna.samplers.TPESampler(
-        n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, seed=_mix(seed, number)
-    )
+class SobolSampler(optuna.samplers.QMCSampler):
+    """A scrambled Sobol point, by its number, of all fields; those that a trial does not have are left out."""
+
+    def __init__(self, search: Search, point: int) -> None:
+        super().__init__(scramble=True, seed=search.seed, warn_independent_sampling=False)
+        self._fields, self._point = dict(search.fields), point
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Every field, whatever other trials had."""
+        return self._fields
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._point  # Optuna would count the points that this process has drawn
 
 
-def _curves(seed: int, number: int, startup: int) -> BaseSampler:
-    return _quasirandom(seed, number, startup) if number < startup else CurveSampler(_mix(seed, number))
+class ParzenSampler(optuna.samplers.TPESampler):
+    """Optuna's TPE, to which a trial that runs has the fields that it was given, as after a resume."""
+
+    def _get_params(self, trial: FrozenTrial, study: optuna.Study) -> dict[str, Any]:
+        return trial.params
 
 
-def _gp(seed: int, number: int, startup: int) -> BaseSampler:
-    return optuna.samplers.GPSampler(n_startup_trials=startup, seed=_mix(seed, number), warn_independent_sampling=False)
+def _tpe(search: Search) -> Draw:
+    def draw(number: int, point: int) -> BaseSampler:
+        if number < search.startup:  # spread more evenly than the sampler's own random start
+            return SobolSampler(search, point)
+        return ParzenSampler(
+            n_startup_trials=search.startup, multivariate=True, group=True, constant_liar=True, seed=search.mixed(number)
+        )
+
+    return draw
 
 
-def _cmaes(seed: int, number: int, startup: int) -> BaseSampler:
-    return optuna.samplers.CmaEsSampler(
-        n_startup_trials=startup, consider_pruned_trials=True, seed=_mix(seed, number), warn_independent_sampling=False
-    )
+def _curves(search: Search) -> Draw:
+    curves = Curves()
+
+    def draw(number: int, point: int) -> BaseSampler:
+        return SobolSampler(search, point) if number < search.startup else CurveSampler(search.mixed(number), curves)
+
+    return draw
 
 
-def _random(seed: int, number: int, startup: int) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=_mix(seed, number))
+def _gp(search: Search) -> Draw:
+    def draw(number: int, point: int) -> BaseSampler:
+        return optuna.samplers.GPSampler(
+            n_startup_trials=search.startup, seed=search.mixed(number), warn_independent_sampling=False
+        )
+
+    return draw
 
 
-def _quasirandom(seed: int, number: int, startup: int) -> BaseSampler:
-    return optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
+def _cmaes(search: Search) -> Draw:
+    evolution = Evolution(search.constant, search.seed, search.startup)
+
+    def draw(number: int, point: int) -> BaseSampler:
+        return EvolutionSampler(search.mixed(number), evolution if number >= search.startup else None)
+
+    return draw
 
 
-def _nsga2(seed: int, number: int, startup: int) -> BaseSampler:
-    return optuna.samplers.NSGAIISampler(population_size=max(2 * startup, 8), seed=_mix(seed, number))
+def _random(search: Search) -> Draw:
+    return lambda number, point: optuna.samplers.RandomSampler(seed=search.mixed(number))
+
+
+def _quasirandom(search: Search) -> Draw:
+    return lambda number, point: SobolSampler(search, point)
+
+
+def _nsga2(search: Search) -> Draw:
+    generations = Generations(max(2 * search.startup, 8))
+    return lambda number, point: GeneticSampler(search.mixed(number), search.constant, generations)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -112,23 +181,37 @@ def default_sampler(objectives: int) -> str:
     return "curves" if objectives == 1 else "tpe"
 
 
-def make_sampler(name: str, *, seed: int, number: int, startup: int, objectives: int = 1) -> BaseSampler:
-    """The sampler that chooses one proposal.
+def make_sampler(
+    name: str,
+    *,
+    seed: int,
+    startup: int,
+    fields: Mapping[str, BaseDistribution],
+    conditional: Set[str] = frozenset(),
+    objectives: int = 1,
+) -> Draw:
+    """What gives the sampler of every proposal of a search; its samplers serve one Optuna study.
 
     Args:
         name: one of `SAMPLERS`.
         seed: of the search.
-        number: of the proposal.
         startup: random proposals before the model takes over.
+        fields: all that are searched.
+        conditional: those of them that not every trial has.
         objectives: how many.
 
     Raises:
         InputError: there is no such sampler, or it cannot weigh several objectives.
     """
     check_sampler(name, objectives)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about `group`
-        return SAMPLERS[name].make(seed, number, startup)
+    draw = SAMPLERS[name].make(Search(seed=seed, startup=startup, fields=fields, conditional=conditional))
+
+    def quietly(number: int, point: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about `group`
+            return draw(number, point)
+
+    return quietly
 
 
 def check_sampler(name: str, objectives: int = 1) -> None:
@@ -138,7 +221,3 @@ def check_sampler(name: str, objectives: int = 1) -> None:
     if objectives > 1 and not SAMPLERS[name].several_objectives:
         able = ", ".join(other for other, sampler in SAMPLERS.items() if sampler.several_objectives)
         raise InputError(f"--sampler is {name}, which has one objective only; with several take one of {able}")
-
-
-def _mix(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])

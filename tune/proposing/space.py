@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,14 @@ class Space:
         """The file it was read from."""
         return self.origin.name
 
-    @property
+    @cached_property
     def base(self) -> Config:
         """The preset with the fixed values; searched fields have their published values."""
         return preset(self.preset).replace(self.fixed)
+
+    @cached_property
+    def _plain_base(self) -> Mapping[str, Any]:
+        return self.base.flatten()
 
     @property
     def published(self) -> dict[str, Any]:
@@ -92,7 +97,7 @@ class Space:
 
     def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values of the active parameters; one that `values` does not name has its published value."""
-        known = self.base.flatten() | dict(values)
+        known = {**self._plain_base, **values}
         return self._active(lambda parameter: known[parameter.path])
 
     def config(self, values: Mapping[str, Any]) -> Config:
@@ -157,7 +162,7 @@ class Space:
 
     def _active(self, value: Callable[[Parameter], Any]) -> dict[str, Any]:
         """Values of the parameters whose conditions hold, asked for one after the other."""
-        known = {path: found for path, found in self.base.flatten().items() if path not in self.parameters}
+        known = {path: found for path, found in self._plain_base.items() if path not in self.parameters}
         active = {}
         for path, parameter in self.parameters.items():
             if all(other in known and allowed.contains(known[other]) for other, allowed in parameter.condition.items()):

@@ -3,21 +3,30 @@
 | a trial                         | is told to Optuna as                                                              |
 | ------------------------------- | --------------------------------------------------------------------------------- |
 | finished                        | COMPLETE, at its best validation Dice (or at all objectives)                      |
-| stopped early                   | PRUNED, with all intermediate values                                              |
+| stopped early, or by a person   | PRUNED, with all intermediate values                                              |
 | out of memory                   | PRUNED, infeasible: it breaks a constraint, so the sampler keeps away from there  |
-| crashed, or diverged            | FAIL                                                                              |
+| diverged, or failed by itself   | FAIL                                                                              |
+| failed by another's fault       | FAIL, marked as one of which nothing is learnt                                    |
 
 (Ray's own OptunaSearch tells COMPLETE at the last value of a stopped trial, which teaches the sampler that slow starters are bad.)
 The value of a trial is its best validation Dice so far; early stopping goes by the same figure, also where there are several
 objectives.
+
+A proposal follows from its number, from the trials in the order of their numbers, and from the order in which they ended. All of
+that is in the lake, so a search that was cut goes on as if it had not been.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import threading
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,9 +34,10 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tune.lake.status import FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET, Curve
+from tune.lake.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, SETTING, STOPPED, TRIED, UNET, Curve
 from tune.proposing.samplers import default_sampler, make_sampler
 from tune.proposing.space import Space, to_optuna
+from tune.proposing.told import DRAWN, ENDED, UNLEARNT
 
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "dice": "maximize",
@@ -57,6 +67,10 @@ class Outcome(NamedTuple):
     curve: Curve
     costs: Mapping[str, float] = {}
     """Objectives other than Dice, of a finished trial."""
+    cause: str | None = None
+    """Whose fault it was, of a trial that did not end well: `tune.lake.status.SETTING` or one of its neighbours."""
+    ended: datetime | None = None
+    """When; None: right after the trials before it had ended."""
 
 
 def startup_trials(trials: int | None, at_once: int = 1) -> int:
@@ -64,6 +78,11 @@ def startup_trials(trials: int | None, at_once: int = 1) -> int:
     least, most = _STARTUP
     quarter = most if trials is None else min(max(trials // 4, least), most)
     return max(quarter, at_once if trials is None else min(at_once, trials // 2))
+
+
+def teaches(status: str, cause: str | None) -> bool:
+    """Whether a trial's end says anything of its settings; of a failure of unknown cause it is taken to do so."""
+    return status != FAILED or cause in (SETTING, None)
 
 
 class Study:
@@ -89,40 +108,76 @@ class Study:
             objectives: of `OBJECTIVES`; the first must be Dice.
             journal: file for other programs, such as optuna-dashboard, that gets every ended trial; written anew.
         """
-        self._space, self._seed, self._startup, self._objectives = space, seed, startup, tuple(objectives)
-        self._name = sampler or default_sampler(len(objectives))
+        self._space, self._objectives = space, tuple(objectives)
+        self._distributions = space.distributions
+        self._sampler = make_sampler(
+            sampler or default_sampler(len(objectives)),
+            seed=seed,
+            startup=startup,
+            fields=self._distributions,
+            conditional={path for path, parameter in space.parameters.items() if parameter.condition},
+            objectives=len(objectives),
+        )
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of conditions, which are meant
         directions = [OBJECTIVES[name] for name in objectives]
-        self.optuna = optuna.create_study(directions=directions, sampler=self._sampler(0))
+        self._storage = optuna.storages.InMemoryStorage()
+        self.optuna = optuna.create_study(directions=directions, storage=self._storage, sampler=self._sampler(0, 0))
+        self._study_id = self._storage.get_study_id_from_name(self.optuna.study_name)
         self._journal = None if journal is None else _open_journal(journal, directions, objectives)
+        self.first = 0
+        """Number of the first proposal that is drawn; proposals before it are given."""
         self._open: dict[int, optuna.Trial] = {}
-        self._sampled: dict[int, float | None] = {}
         self._reported: dict[int, dict[int, float]] = {}
+        self._ended = 0
+        self._undecided: deque[int] = deque()
+        self._best: dict[int, float] = {}
+        self._sampled: list[float] = []
 
     def propose(self, number: int) -> Proposal:
         """The next values to try."""
-        self.optuna.sampler = self._sampler(number)
+        self.optuna.sampler = self._sampler(number, max(number - self.first, 0))
         trial = self.optuna.ask()
-        self._open[number], self._reported[number], self._sampled[number] = trial, {}, None
-        return Proposal(number, SEARCHED, self._space.suggest(trial))
+        values = self._space.suggest(trial)
+        self._take_up(number, trial, drawn=True)
+        return Proposal(number, SEARCHED, values)
 
     def add(self, proposal: Proposal, curve: Curve = ()) -> None:
-        """Take up a trial that was not drawn here: published values, or one of an earlier session. The U-Net is not told."""
-        if proposal.kind == UNET or not self._space.contains(proposal.values):
+        """Take up a trial that was not drawn here: published values, or one of an earlier session. The U-Net is not told.
+
+        Trials of a search are taken up in the order of their numbers; one that runs already is left as it is.
+        """
+        if proposal.number in self._open or proposal.kind == UNET or not self._space.contains(proposal.values):
             return
-        self.optuna.enqueue_trial(to_optuna(proposal.values))
-        trial = self.optuna.ask()
-        self._space.suggest(trial)
-        self._open[proposal.number], self._reported[proposal.number] = trial, {}
-        if proposal.kind == SEARCHED and proposal.number >= 0:
-            self._sampled[proposal.number] = None
+        active = self._space.active(proposal.values)
+        running = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=to_optuna(active),
+            distributions={path: self._distributions[path] for path in active},
+        )
+        trial = optuna.Trial(self.optuna, self._storage.create_new_trial(self._study_id, running))
+        self._take_up(proposal.number, trial, drawn=proposal.kind == SEARCHED and proposal.number >= 0)
         self.report(proposal.number, curve)
 
     def add_ended(self, outcome: Outcome) -> None:
-        """Take up a trial that ended in an earlier session, or in another experiment."""
+        """Take up a trial that ended in another experiment."""
         self.add(outcome.proposal, outcome.curve)
         assert outcome.status is not None
-        self.end(outcome.proposal.number, outcome.status, outcome.costs)
+        self.end(outcome.proposal.number, outcome.status, outcome.costs, outcome.cause)
+
+    def restore(self, outcomes: Sequence[Outcome], waiting: Sequence[Proposal] = ()) -> None:
+        """Take up the trials of earlier sessions, and those that are going to come first, as a search that was not cut has them.
+
+        Args:
+            outcomes: of trials that ended, or are to be continued.
+            waiting: trials that no session has begun.
+        """
+        outcomes = sorted(outcomes, key=lambda outcome: outcome.proposal.number)
+        known = [(outcome.proposal, outcome.curve) for outcome in outcomes] + [(proposal, ()) for proposal in waiting]
+        for proposal, curve in sorted(known, key=lambda each: each[0].number):
+            self.add(proposal, curve)
+        for outcome in _as_they_ended(outcomes):
+            assert outcome.status is not None
+            self.end(outcome.proposal.number, outcome.status, outcome.costs, outcome.cause)
 
     def report(self, number: int, curve: Curve) -> None:
         """Take the values of some epochs; those known already are ignored."""
@@ -138,20 +193,25 @@ class Study:
         """Whether a trial that runs has shown any value."""
         return bool(self._reported.get(number))
 
-    def end(self, number: int, status: str, costs: Mapping[str, float] | None = None) -> None:
+    def end(self, number: int, status: str, costs: Mapping[str, float] | None = None, cause: str | None = None) -> None:
         """Tell how a trial ended; one without any value failed, whatever it says.
 
         Args:
             number: of the trial.
             status: one of `tune.lake.status.ENDED`.
             costs: of a finished trial, the objectives other than Dice.
+            cause: of a failed trial, `tune.lake.status.SETTING` or one of its neighbours.
         """
         trial = self._open.pop(number, None)
         if trial is None:
             return
         curve = self._reported.pop(number)
-        if number in self._sampled and curve:
-            self._sampled[number] = max(curve.values())
+        trial.set_user_attr(ENDED, self._ended)
+        self._ended += 1
+        if not teaches(status, cause) or (status == STOPPED and not curve):  # a person may stop a trial that has shown nothing
+            trial.set_user_attr(UNLEARNT, True)
+        elif curve and DRAWN in trial.user_attrs:
+            self._best[number] = max(curve.values())
         values = {"dice": max(curve.values(), default=math.nan)} | dict(costs or {})
         told = [values.get(name, math.nan) for name in self._objectives]
         if status == INFEASIBLE:
@@ -164,16 +224,26 @@ class Study:
         else:
             self.optuna.tell(trial, state=TrialState.FAIL)
         if self._journal is not None:
-            self._write_down(self.optuna.trials[trial.number], number, status)
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
+            self._write_down(self._storage.get_trial(trial_id), number, status)
 
     @property
-    def sampled(self) -> list[float]:
-        """Best Dice of this search's trials but the controls, in order of proposal, up to the first that still runs.
+    def sampled(self) -> Sequence[float]:
+        """Best Dice of this search's trials but controls and people's own, in order of proposal, up to the first that still runs.
 
         (Of those behind it mostly the bad ones have ended, stopped early; they would say too little of what is coming.)
         """
-        before = min((number for number in self._sampled if number in self._open), default=math.inf)
-        return [dice for number, dice in sorted(self._sampled.items()) if number < before and dice is not None]
+        while self._undecided and self._undecided[0] not in self._open:
+            number = self._undecided.popleft()
+            if number in self._best:
+                self._sampled.append(self._best.pop(number))
+        return self._sampled
+
+    def _take_up(self, number: int, trial: optuna.Trial, *, drawn: bool) -> None:
+        self._open[number], self._reported[number] = trial, {}
+        if drawn:
+            trial.set_user_attr(DRAWN, number)
+            self._undecided.append(number)
 
     def _write_down(self, trial: optuna.trial.FrozenTrial, number: int, status: str) -> None:
         """A copy for the journal, without what samplers keep for themselves."""
@@ -192,8 +262,13 @@ class Study:
         except OSError as error:
             warnings.warn(f"Optuna's journal lacks trial {number}: {error}", stacklevel=2)
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        return make_sampler(self._name, seed=self._seed, number=number, startup=self._startup, objectives=len(self._objectives))
+
+class _Journal(JournalFileBackend):
+    """A file that is not forced onto its disk line by line: it says nothing that the lake does not hold."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with Path(self._file_path).open("a") as file:
+            file.writelines(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
 
 
 def _open_journal(path: Path, directions: Sequence[Literal["maximize", "minimize"]], objectives: Sequence[str]) -> optuna.Study:
@@ -201,21 +276,32 @@ def _open_journal(path: Path, directions: Sequence[Literal["maximize", "minimize
     path.unlink(missing_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        storage = optuna.storages.JournalStorage(_Journal(str(path)))
         study = optuna.create_study(directions=directions, storage=storage, study_name=path.parent.parent.name)
         study.set_metric_names(list(objectives))
     return study
 
 
+def _as_they_ended(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those that ended, in that order; they come by number."""
+    ended = [outcome for outcome in outcomes if outcome.status is not None]
+    moments, last = [], -math.inf
+    for outcome in ended:
+        last = outcome.ended.timestamp() if outcome.ended else last
+        moments.append(last)
+    return [ended[place] for place in sorted(range(len(ended)), key=moments.__getitem__)]
+
+
 @dataclass
 class Queue:
-    """Which trials come: those cut in an earlier session, controls, hints from elsewhere, then samples, until there are enough."""
+    """Which trials come: those cut in an earlier session, controls, what people want to try, hints from elsewhere, then samples."""
 
     space: Space
     study: Study
     trials: int | None
     next_number: int = 0
     waiting: list[Proposal] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @classmethod
     def start(
@@ -225,33 +311,34 @@ class Queue:
         trials: int | None,
         earlier: Sequence[Outcome] = (),
         hints: Sequence[Mapping[str, Any]] = (),
+        tries: Sequence[Mapping[str, Any]] = (),
     ) -> Queue:
         """The queue of a new search, or of one that goes on.
 
         Args:
             space: what is searched.
-            study: where proposals come from.
+            study: where proposals come from; nothing of this search is in it yet.
             trials: how many in all; None for as many as there is time for.
             earlier: trials of earlier sessions.
-            hints: settings to try right after the controls.
+            hints: settings to try before the sampler's.
+            tries: a person's own settings, right after the controls; those that an earlier session has begun are not begun again.
         """
-        queue = cls(space, study, trials)
-        for outcome in earlier:
-            if outcome.status is not None:
-                study.add_ended(outcome)
-        for outcome in earlier:
-            if outcome.status is None:
-                study.add(outcome.proposal, outcome.curve)
-                queue.waiting.append(outcome.proposal)
-        first = controls(space)
-        first += [Proposal(len(first) + place, SEARCHED, values) for place, values in enumerate(hints)]
-        known = {outcome.proposal.number for outcome in earlier}
-        for proposal in first:
-            if proposal.number not in known and (trials is None or proposal.number < trials):
-                study.add(proposal)
-                queue.waiting.append(proposal)
-        queue.next_number = max([*known, *(proposal.number for proposal in first)]) + 1
-        return queue
+        known = {outcome.proposal.number: outcome.proposal for outcome in earlier}
+        fixed = controls(space)
+        begun = [to_optuna(proposal.values) for proposal in known.values() if proposal.kind == TRIED]
+        free = (number for number in count(len(fixed)) if number not in known)
+        tried = [Proposal(next(free), TRIED, values) for values in tries if to_optuna(values) not in begun]
+        own = {proposal.number for proposal in (*known.values(), *tried) if proposal.kind == TRIED}
+        places = (number for number in count(len(fixed)) if number not in own)
+        hinted = [Proposal(number, SEARCHED, values) for number, values in zip(places, hints, strict=False)]
+        wanted = [proposal for proposal in (*fixed, *hinted) if trials is None or proposal.number < trials]
+        new = sorted((*(p for p in wanted if p.number not in known), *tried), key=lambda proposal: proposal.number)
+
+        study.first = len(fixed) + len(hints)
+        study.restore(earlier, new)
+        cut = [outcome.proposal for outcome in earlier if outcome.status is None]
+        last = max([*known, *(proposal.number for proposal in (*fixed, *tried, *hinted))])
+        return cls(space, study, trials, last + 1, [*cut, *new])
 
     @property
     def empty(self) -> bool:
@@ -260,12 +347,41 @@ class Queue:
 
     def next(self) -> Proposal | None:
         """The next trial; None when there are enough."""
-        if self.waiting:
-            return self.waiting.pop(0)
-        if self.trials is not None and self.next_number >= self.trials:
-            return None
-        self.next_number += 1
-        return self.study.propose(self.next_number - 1)
+        with self._lock:
+            if self.empty:
+                return None
+            waiting, number = (self.waiting.pop(0) if self.waiting else None), self.next_number
+            self.next_number += waiting is None
+        if waiting is None:
+            return self.study.propose(number)
+        self.study.add(waiting)
+        return waiting
+
+    def enqueue(self, values: Mapping[str, Any]) -> Proposal:
+        """Put a person's own settings (see `settings`) at the head of what is waiting, one after the other; from any thread.
+
+        They run also where there are `trials` already.
+        """
+        with self._lock:
+            proposal = Proposal(self.next_number, TRIED, values)
+            self.next_number += 1
+            place = next((place for place, other in enumerate(self.waiting) if other.kind != TRIED), len(self.waiting))
+            self.waiting.insert(place, proposal)
+        return proposal
+
+    def drop(self, number: int) -> bool:
+        """Take a trial out that has not come yet, from any thread; False where it has."""
+        with self._lock:
+            kept = [proposal for proposal in self.waiting if proposal.number != number]
+            found = len(kept) < len(self.waiting)
+            self.waiting[:] = kept
+        return found
+
+    def more(self, count: int) -> None:
+        """Let so many further trials come, from any thread; a search that only a budget ends has no number to raise."""
+        with self._lock:
+            if self.trials is not None:
+                self.trials += count
 
 
 def controls(space: Space) -> list[Proposal]:

@@ -19,7 +19,7 @@ from tune.lake.status import ENDED, FINISHED, SEARCHED, UNET, Curve, curve
 from tune.proposing import space as spaces
 from tune.proposing.parameters import Parameter
 from tune.proposing.space import Space
-from tune.proposing.study import Outcome, Proposal
+from tune.proposing.study import Outcome, Proposal, teaches
 
 MOST_HINTS = 10
 _IGNORED = ("training.seed",)
@@ -38,7 +38,7 @@ class WarmStart:
         """For experiment.json, so that a resumed search knows the same."""
         told = [
             {"values": dict(proposal.values), "status": status, "curve": [*map(list, curve)], "costs": dict(costs)}
-            for proposal, status, curve, costs in self.told
+            for proposal, status, curve, costs, *_ in self.told
         ]
         return {"told": told, "hints": [dict(values) for values in self.hints]}
 
@@ -83,7 +83,7 @@ def gather(source: str, root: str, space: Space, split_hash: str) -> WarmStart:
     for experiment in experiments:
         comparable = _comparable(experiment, space, split_hash)
         for row, points in trials.get(experiment.name, ()):
-            if row["kind"] == UNET or row["status"] not in ENDED:
+            if row["kind"] == UNET or row["status"] not in ENDED or not teaches(row["status"], row.get("cause")):
                 continue
             if comparable and (values := _values(row, space, clip=False)) is not None:
                 told.append(Outcome(Proposal(-1 - len(told), SEARCHED, values), row["status"], points, costs_of(row)))

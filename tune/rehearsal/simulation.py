@@ -21,6 +21,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from tune.lake.status import SETTING
 from tune.rehearsal.curves import LearningCurve
 
 Config = Mapping[str, Any]
@@ -125,6 +126,10 @@ class Simulation:
         """All trials, for schedulers."""
         return self._trials
 
+    def get_live_trials(self) -> set[SimulatedTrial]:
+        """Those that have not ended, for schedulers."""
+        return self._live
+
     def run(self) -> Course:
         """The search from its start to its end."""
         for gpu in self._free:
@@ -184,7 +189,7 @@ class Simulation:
             return  # it lost its GPU in the middle of the epoch
         if trial.epoch == trial.curve.fails_after:
             self._scheduler.on_trial_error(self, trial)
-            self._searcher.on_trial_complete(trial.trial_id, error=True)
+            self._searcher.on_trial_complete(trial.trial_id, {"cause": SETTING}, error=True)
             return self._leave(trial, Trial.ERROR)
         trial.epoch += 1
         result = self._result(trial)

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from tune.proposing import Axis, extrapolate, from_logit, to_logit
-from tune.proposing.curve_sampler import CurveSampler
+from tune.proposing.curve_sampler import Curves, CurveSampler
 
 EPOCHS = 9
 
@@ -35,11 +35,10 @@ def final_dice(values: dict[str, Any]) -> float:
 
 def search(trials: int, epochs: Callable[[int], int], seed: int = 0, *, at_once: int = 1) -> list[float]:
     """Final Dice of every proposal; trial n shows `epochs(n)` epochs of its curve and is then stopped, or has finished."""
-    study, running, found = optuna.create_study(direction="maximize"), [], []
+    study, curves, running, found = optuna.create_study(direction="maximize"), Curves(), [], []
     for number in range(trials):
-        study.sampler = (
-            optuna.samplers.RandomSampler(seed=1000 * seed + number) if number < 8 else CurveSampler(1000 * seed + number)
-        )
+        mixed = 1000 * seed + number
+        study.sampler = optuna.samplers.RandomSampler(seed=mixed) if number < 8 else CurveSampler(mixed, curves)
         trial = study.ask()
         running.append((trial, epochs(number), final_dice(draw(trial))))
         found.append(running[-1][-1])
@@ -81,9 +80,9 @@ def test_trials_at_the_same_time_try_different_settings() -> None:
 def test_it_keeps_away_from_where_trials_fail() -> None:
     def narrow(state: TrialState, constraint: float) -> int:
         """How many of the later proposals are narrow, where such trials end badly, and all others are the same."""
-        study, count = optuna.create_study(direction="maximize"), 0
+        study, curves, count = optuna.create_study(direction="maximize"), Curves(), 0
         for number in range(30):
-            study.sampler = optuna.samplers.RandomSampler(seed=number) if number < 8 else CurveSampler(number)
+            study.sampler = optuna.samplers.RandomSampler(seed=number) if number < 8 else CurveSampler(number, curves)
             trial = study.ask()
             bad = draw(trial)["shape"] == "narrow"
             count += bad and number >= 12
@@ -100,7 +99,7 @@ def test_it_keeps_away_from_where_trials_fail() -> None:
 
 
 def test_before_anything_is_known_it_draws_at_random() -> None:
-    study = optuna.create_study(sampler=CurveSampler(0))
+    study = optuna.create_study(sampler=CurveSampler(0, Curves()))
     assert final_dice(draw(study.ask())) > 0
     assert final_dice(draw(study.ask())) > 0
 

@@ -3,23 +3,30 @@
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
 from cdal.errors import InputError
 from tune.proposing import SAMPLERS
 from tune.proposing.samplers import make_sampler
+from tune.proposing.told import DRAWN, ENDED
+
+FIELDS = {"x": FloatDistribution(0, 1), "y": FloatDistribution(1e-4, 1, log=True)}
 
 
 def search(name: str, trials: int, objectives: int = 1, seed: int = 0) -> list[tuple[float, float]]:
     """Values proposed for a smooth objective with its optimum at (0.3, 0.01)."""
     study = optuna.create_study(directions=["maximize", "minimize"][:objectives])
+    sampler = make_sampler(name, seed=seed, startup=6, fields=FIELDS, objectives=objectives)
     found = []
     for number in range(trials):
-        study.sampler = make_sampler(name, seed=seed, number=number, startup=6, objectives=objectives)
+        study.sampler = sampler(number, number)
         trial = study.ask()
+        trial.set_user_attr(DRAWN, number)
         x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 1e-4, 1, log=True)
         dice = float(np.exp(-((x - 0.3) ** 2) - (np.log10(y) + 2) ** 2 / 10))
         if objectives == 1:
             trial.report(dice, 1)
+        trial.set_user_attr(ENDED, number)
         study.tell(trial, [dice, x][:objectives])
         found.append((x, y))
     return found
@@ -59,7 +66,7 @@ def test_several_objectives(name: str) -> None:
 
 def test_wrong_names_are_told() -> None:
     with pytest.raises(InputError, match=r"--sampler is 'tep'; samplers are curves, tpe"):
-        make_sampler("tep", seed=0, number=0, startup=4)
+        make_sampler("tep", seed=0, startup=4, fields=FIELDS)
     with pytest.raises(InputError, match=r"cmaes, which has one objective only; with several take one of tpe"):
-        make_sampler("cmaes", seed=0, number=0, startup=4, objectives=2)
+        make_sampler("cmaes", seed=0, startup=4, fields=FIELDS, objectives=2)
     assert all(sampler.advice for sampler in SAMPLERS.values())

@@ -1,5 +1,6 @@
 """What Optuna is told, and which trials come. Without a running Ray."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,21 @@ from optuna.trial import TrialState
 from ray.tune.search.optuna import OptunaSearch
 
 from cdal.errors import InputError
-from tune.lake.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, STOPPED, UNET
-from tune.proposing import Outcome, Proposal, Queue, Space, Study, TruthfulSearcher, startup_trials
+from tune.lake.status import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INFEASIBLE,
+    MACHINE,
+    PUBLISHED,
+    SEARCHED,
+    SETTING,
+    STOPPED,
+    STORE,
+    TRIED,
+    UNET,
+)
+from tune.proposing import Outcome, Proposal, Queue, Space, Study, TruthfulSearcher, controls, settings, startup_trials
 from tune.proposing.space import parse
 
 
@@ -147,7 +161,7 @@ def test_values_that_do_not_fit_are_recorded_and_skipped() -> None:
     tune = TruthfulSearcher(
         Queue.start(space(), found, 4), configure, lambda proposal, why: refused.append(proposal.number), lambda: False
     )
-    assert [tune.suggest(name) for name in "abcd"] == [{"number": 0}, {"number": 1}, {"number": 3}, "FINISHED"]
+    assert [tune.suggest(name) for name in "abcd"] == [{"number": 0}, {"number": 1}, {"number": 3}, None]
     assert refused == [2]
     assert [state for state, _, _ in told(found)] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
 
@@ -269,3 +283,132 @@ def test_hints_come_right_after_the_controls() -> None:
     assert following.number == 3
     done = [Outcome(Proposal(2, SEARCHED, hint), FINISHED, [(1, 0.5)])]
     assert [proposal.number for proposal in Queue.start(space(), study(), 6, done, [hint]).waiting] == [0, 1]
+
+
+@pytest.mark.parametrize("sampler", ["curves", "tpe", "cmaes", "nsga2"])
+def test_of_what_failed_by_no_fault_of_its_own_nothing_is_learnt(sampler: str) -> None:
+    def proposed(showed: float, status: str, cause: str | None) -> tuple[list[Proposal], list[float]]:
+        """What follows after one trial among many ended like that."""
+        found = Study(space(), seed=0, startup=4, sampler=sampler)
+        proposals = []
+        for number in range(16):
+            proposals.append(found.propose(number))
+            dice = showed if number == 7 else _dice(proposals[-1])
+            found.report(number, [(1, dice)])
+            found.end(number, status if number == 7 else FINISHED, cause=cause)
+        return proposals[8:], list(found.sampled)
+
+    high, low = (proposed(dice, FAILED, MACHINE) for dice in (0.99, 0.01))
+    assert high == low == proposed(0.5, FAILED, STORE)
+    assert len(high[1]) == 15
+    assert proposed(0.99, FAILED, SETTING)[1] == proposed(0.99, DIVERGED, None)[1] != high[1]
+    assert proposed(0.99, FINISHED, None)[0] != high[0]
+
+
+def test_the_cause_is_the_trials_own_word_or_the_machine() -> None:
+    def taught(result: dict[str, Any] | None, *, error: bool) -> bool:
+        found = study()
+        tune = searcher(Queue.start(space(), found, 4))
+        for name in "abc":
+            tune.suggest(name)
+        tune.on_trial_result("c", {"curve": [(1, 0.3)]})
+        tune.on_trial_complete("c", result, error=error)
+        return bool(found.sampled)
+
+    assert not taught({"status": FAILED, "cause": MACHINE}, error=False)
+    assert not taught(None, error=True)
+    assert taught({"status": FAILED, "cause": SETTING}, error=False)
+    assert taught({}, error=False)  # stopped
+
+
+OWN = {"diffusion.timesteps": 2, "loss.attention": 0.75, "model.width_multipliers": (1, 1)}
+HINT = {"diffusion.timesteps": 1, "loss.attention": 0.25, "model.width_multipliers": (1, 1)}
+
+
+def test_what_people_want_to_try_comes_after_the_controls_and_is_told_but_not_sampled() -> None:
+    found = study()
+    queue = Queue.start(space(), found, 6, hints=[HINT], tries=[OWN])
+    assert [(p.number, p.kind) for p in queue.waiting] == [(0, PUBLISHED), (1, UNET), (2, TRIED), (3, SEARCHED)]
+    run(queue, 6)
+    assert len(found.sampled) == 3
+    assert {"loss.attention": 0.75} in [{"loss.attention": trial.params["loss.attention"]} for trial in found.optuna.trials]
+
+
+def test_what_people_want_meanwhile_comes_first_even_beyond_the_end() -> None:
+    queue = Queue.start(space(), study(), 3)
+    assert [queue.next(), queue.next()] == controls(space())
+    wished = [queue.enqueue(OWN), queue.enqueue(HINT)]
+    assert [queue.next(), queue.next()] == wished
+    assert [(proposal.number, proposal.kind) for proposal in wished] == [(2, TRIED), (3, TRIED)]
+    assert queue.empty
+    queue.enqueue(OWN)
+    assert not queue.empty
+    assert queue.next() is not None
+    assert queue.next() is None
+    queue.more(4)
+    assert not queue.empty
+    assert [proposal and proposal.number for proposal in (queue.next(), queue.next(), queue.next(), queue.next())] == [
+        5,
+        6,
+        None,
+        None,
+    ]
+
+
+def test_a_search_that_is_about_to_end_still_hears_people() -> None:
+    queue = Queue.start(space(), study(), 2)
+    tune = searcher(queue)
+    assert [tune.suggest(name) for name in "abc"] == [{"number": 0}, {"number": 1}, None]
+    queue.enqueue(OWN)
+    assert tune.suggest("d") == {"number": 2}
+    for name in "abd":
+        tune.on_trial_complete(name, {"status": FINISHED})
+    assert tune.suggest("e") == "FINISHED"
+
+
+def test_what_was_tried_before_a_cut_is_not_tried_again() -> None:
+    done = [Outcome(proposal, FINISHED, [(1, 0.5)]) for proposal in (*controls(space()), Proposal(2, TRIED, OWN))]
+    other = OWN | {"loss.attention": 0.5}
+    waiting = Queue.start(space(), study(), 9, done, [HINT], [OWN, other]).waiting
+    assert waiting == [Proposal(3, TRIED, other), Proposal(4, SEARCHED, HINT)]
+    done += [Outcome(Proposal(3, TRIED, other), FINISHED, [(1, 0.5)]), Outcome(Proposal(4, SEARCHED, HINT), FINISHED, [(1, 0.5)])]
+    done += [Outcome(Proposal(6, TRIED, HINT), None, [])]  # asked for while 5 was waiting
+    queue = Queue.start(space(), study(), 9, done, [HINT], [OWN, other, HINT])
+    assert queue.waiting == [Proposal(6, TRIED, HINT)]
+    assert queue.next_number == 7
+
+
+def test_people_and_the_search_take_numbers_at_the_same_time() -> None:
+    queue = Queue.start(space(), study(), 300)
+    with ThreadPoolExecutor(1) as people:
+        wished = people.submit(lambda: [queue.enqueue(OWN).number for _ in range(40)])
+        numbers = [proposal.number for _ in range(100) if (proposal := queue.next())]
+    assert len(set(numbers)) == 100
+    assert len(set(wished.result())) == 40
+    assert not set(wished.result()) & {number for number in numbers if number not in wished.result()}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        ({"loss.atention": 1.0}, r"mine.yaml: 'loss.atention' is not searched here; fields that are: diffusion.timesteps"),
+        ({"training.epochs": 9}, r"mine.yaml: 'training.epochs' is not searched here"),
+        ({"loss.attention": 1.5}, r"mine.yaml: loss.attention is 1.5, but the search has 0 to 1; name a value within"),
+        ({"loss.attention": "high"}, r"mine.yaml: loss.attention is 'high'; it must be a number"),
+        ({"diffusion.timesteps": 3}, r"mine.yaml: diffusion.timesteps is 3, but the search has 1 \| 2 \| 4"),
+        ([1], r"mine.yaml: settings are lines of the form `diffusion.timesteps: 4`"),
+        ({}, r"mine.yaml: settings are lines of the form"),
+    ],
+)
+def test_own_settings_that_do_not_fit_are_one_sentence(wanted: object, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        settings(space(), wanted, "mine.yaml")
+
+
+def test_own_settings_name_a_part_of_the_fields() -> None:
+    outside = {"diffusion.timesteps": {"values": [1, 2]}, "loss.attention": {"min": 0.0, "max": 1.0}}  # published: 4
+    with pytest.raises(InputError, match=r"it leaves diffusion.timesteps at the published 4, but the search has 1 \| 2"):
+        settings(parse({"dataset": "phantom", "parameters": outside}, "test.yaml"), {"loss.attention": 0.5}, "mine.yaml")
+    assert settings(space(), {"model.width_multipliers": [1, 1], "loss.attention": 1}, "mine.yaml") == {
+        "diffusion.timesteps": 4, "loss.attention": 1.0, "model.width_multipliers": (1, 1),
+    }  # fmt: skip
