@@ -14,6 +14,7 @@ import itertools
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +23,11 @@ from typing import Any
 import pytest
 import ray.tune.execution.tune_controller as controller
 from ray.air.execution import FixedResourceManager
+from ray.exceptions import RayTaskError
 
 from tune.running import machines
 from tune.stopping import budget
+from tune.trials import alongside
 
 _order = itertools.count()
 
@@ -51,6 +54,8 @@ class Call:
             self._actor.calls.remove(self)
         try:
             self._result = self._work()
+        except Exception as error:
+            self._error = RayTaskError("", traceback.format_exc(), error).as_instanceof_cause()
         except BaseException as error:
             self._error = error
 
@@ -90,6 +95,8 @@ class Actor:
             return Method(self, self._ready if name == "__ray_ready__" else lambda: None)
 
         def work(*arguments: Any, **keywords: Any) -> Any:
+            if self._made is None:
+                self._ready()
             result = getattr(self._made, name)(*arguments, **keywords)
             return self._clock.passed(result) if name == "train" else result
 
@@ -160,10 +167,12 @@ def one_process(cpus: int = 2, step_seconds: float | None = None) -> Iterator[Cl
             "is_initialized": lambda: True,
             "util.get_current_placement_group": lambda: None,
             "train._internal.storage._get_ray_train_session_dir": lambda: folder,
+            "nodes": lambda: [{"NodeID": "", "Alive": True, "Resources": {"CPU": float(cpus)}}],
             "cluster_resources": lambda: {"CPU": float(cpus)},
         }.items():
             patch.setattr(f"ray.{name}", double)
         patch.setattr(controller, "PlacementGroupResourceManager", lambda: FixedResourceManager({"CPU": cpus, "GPU": 0}))
+        patch.setattr(alongside, "PULSE_SECONDS", 600.0)  # a trial's turn ends with a message
         patch.setattr("dashboards.leaderboard.build", lambda root: Path(root) / "leaderboard" / "index.html")  # tested elsewhere
         if step_seconds is not None:
             patch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock.now))

@@ -3,31 +3,32 @@
 Nothing is kept but in the lake and in the trainings' own checkpoints, so this may end at any moment and be called again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ray.tune
 from rich.console import Console
 
-from tune.command import Interrupted
+from cdal.errors import InputError
+from tune.command import Interrupted, Paused
 from tune.finals.selection import Contest, Training
-from tune.lake import load
-from tune.lake.status import DIVERGED, FINISHED
+from tune.lake import LostError, load
+from tune.lake.status import DIVERGED, FINISHED, INPUT
 from tune.proposing import Proposal, StatelessSearcher
 from tune.running import (
     Node,
+    Overseer,
     Plan,
     Progress,
     Record,
     Recorder,
-    RecordingCallback,
     RequestsToEnd,
     make_tuner,
     run_tuner,
     stop_sharing,
     trial_settings,
 )
-from tune.stopping import Budget
+from tune.stopping import Budget, InOrder
 
 
 class Retraining:
@@ -61,12 +62,19 @@ class Retraining:
         common = {"dataset": plan.dataset.spec.name, "workers": resources.workers}
         self._recorder = Recorder(root, name, common, gpus=plan.gpus, price=plan.options.cost_per_gpu_hour)
 
-    def run(self, console: Console) -> list[Record]:
+    def run(self, console: Console, check: Callable[[], None] = lambda: None) -> list[Record]:
         """Run what is not done yet. Returns all trainings, by number.
+
+        Args:
+            console: where progress is shown.
+            check: raises where this process must not go on, as it holds the experiment no more.
 
         Raises:
             Interrupted: somebody asked for the end; all is saved.
+            Paused: too much fails; all is saved.
+            InputError: a training has come upon the user's mistake; all is saved.
         """
+        self._check = check
         requests = RequestsToEnd()
         with requests.heard():  # until all is saved
             try:
@@ -79,6 +87,14 @@ class Retraining:
             except (Interrupted, KeyboardInterrupt):  # Ray's start lets the latter through
                 self._recorder.interrupt("the retraining was interrupted")
                 raise Interrupted from None
+            except LostError:  # nothing of this experiment is this process's to write
+                raise
+            except Paused as reason:
+                self._recorder.interrupt(f"the retraining paused: {reason}")
+                raise
+            except InputError as error:
+                self._recorder.interrupt(f"the retraining ended: {error}", INPUT)
+                raise
             finally:
                 self._recorder.close()
                 stop_sharing(self._plan.resources, f"{self._root}/{self._name}/tune", self._machine)
@@ -92,22 +108,26 @@ class Retraining:
     def _run_tune(self, console: Console, left: list[Training], requests: RequestsToEnd) -> None:
         """Let Ray Tune run, and show how it goes until it is done."""
         epochs = max(training.config.training.epochs for training in left)
-        endless = Budget(seconds=None, epochs=epochs)
+        endless = Budget(seconds=None, epochs=epochs, ledger=self._recorder.ledger)
+        overseer = Overseer(self._recorder, endless, lambda line: console.print(line, markup=False))
         with Progress(console, trials=len(self._contest.trainings), epochs=epochs, budget=endless) as progress:
 
             def watch() -> None:
                 progress.show(self._recorder.snapshot())
+                self._check()
                 requests.check()
+                if overseer.wrong_input is not None:
+                    raise InputError(overseer.wrong_input)
+                if overseer.breaker.tripped is not None:
+                    raise Paused(overseer.breaker.tripped)
 
-            run_tuner(self._tuner(left), watch)
+            run_tuner(self._tuner(left, overseer), watch)
 
-    def _tuner(self, left: list[Training]) -> ray.tune.Tuner:
-        return make_tuner(
-            _InOrder(map(self._configure, left)),
-            self._plan.resources,
-            f"{self._root}/{self._name}/tune",
-            RecordingCallback(self._recorder, lambda _: "nobody should stop a finalist", lambda _: None),
-        )
+    def _tuner(self, left: list[Training], overseer: Overseer) -> ray.tune.Tuner:
+        scheduler = InOrder()  # type: ignore[no-untyped-call]
+        scheduler.look = overseer.look
+        searcher = _OneByOne(map(self._configure, left))
+        return make_tuner(searcher, self._plan.resources, f"{self._root}/{self._name}/tune", overseer, scheduler)
 
     def _configure(self, training: Training) -> dict[str, Any]:
         plan, finalist, config = self._plan, training.finalist, training.config
@@ -126,7 +146,7 @@ class Retraining:
         return {"number": training.number, "kind": finalist.kind, "settings": settings.to_json()}
 
 
-class _InOrder(StatelessSearcher):
+class _OneByOne(StatelessSearcher):
     """Gives Ray Tune one configuration after the other."""
 
     def __init__(self, configs: Iterator[dict[str, Any]]) -> None:

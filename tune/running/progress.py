@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tune.lake.status import ACTIVE
 from tune.running.recorder import Record
 from tune.stopping import Budget
 
-_BARS = "▁▂▃▄▅▆▇█"
+_BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 _LINE_SECONDS = 15.0  # between two lines where there is no terminal
 _SPARK = 16
 _MOST_RUNNING = 12
@@ -38,7 +39,7 @@ class Progress:
             gpus: that one trial holds.
             price: of a GPU-hour.
         """
-        self._console, self._trials, self._epochs, self._budget = console, trials, epochs, budget
+        self._console, self.trials, self._epochs, self._budget = console, trials, epochs, budget
         self._gpus, self._price = gpus, price
         self._started = time.monotonic()
         self._said = self._started
@@ -73,7 +74,7 @@ class Progress:
                 str(record.number),
                 f"{done}/{self._epochs}",
                 "-" if dice is None else f"{dice:.3f}",
-                spark([record.dice[epoch] for epoch in sorted(record.dice)]),
+                spark([record.dice[epoch] for epoch in sorted(record.dice)], plain=self._console.options.ascii_only),
                 "" if record.row["kind"] == "searched" else describe_kind(record.row["kind"]),
             )
         if len(running) > _MOST_RUNNING:
@@ -81,20 +82,20 @@ class Progress:
         return Group(Text(self._summary(records), style="bold"), table)
 
     def _lines(self, records: Sequence[Record]) -> None:
-        ended = {record.number for record in records if record.status not in ("pending", "running")}
-        for record in records:
-            if self._known is not None and record.number in ended - self._known:
-                self._console.print(ending(record), markup=False, highlight=False, soft_wrap=True)
+        ended = {record.number: record for record in records if record.status not in ACTIVE}
+        if self._known is not None:
+            for number in sorted(ended.keys() - self._known):
+                self._console.print(ending(ended[number]), markup=False, highlight=False, soft_wrap=True)
                 self._said = 0.0
         if self._known is None or time.monotonic() - self._said >= _LINE_SECONDS:
             self._console.print(self._summary(records), markup=False, highlight=False, soft_wrap=True)
             self._said = time.monotonic()
-        self._known = ended
+        self._known = set(ended)
 
     def _summary(self, records: Sequence[Record]) -> str:
         counts = Counter(record.status for record in records)
         ended = sum(count for status, count in counts.items() if status not in ("pending", "running"))
-        parts = [f"{ended} of {self._trials} trials" if self._trials is not None else f"{ended} trials"]
+        parts = [f"{ended} of {self.trials} trials" if self.trials is not None else f"{ended} trials"]
         details = [f"{counts[status]} {status}" for status in ("stopped", "infeasible", "diverged", "failed") if counts[status]]
         if details:
             parts[0] += f" ({', '.join(details)})"
@@ -128,7 +129,7 @@ class Progress:
     def _left(self, records: Sequence[Record], ended: int) -> float | None:
         """Until the time budget is used up, or until all trials have ended if they go on as they did."""
         limit = self._budget.left
-        if self._trials is None:
+        if self.trials is None:
             return None if limit is None else max(limit, 0.0)
         halves = sum(max(r.dice, default=0) / self._epochs for r in records if r.status == "running")
         if self._known_at_start is None:
@@ -136,7 +137,7 @@ class Progress:
         done = ended - self._known_at_start + halves
         if done < 0.5:
             return None if limit is None else max(limit, 0.0)
-        rest = (time.monotonic() - self._started) / done * max(self._trials - self._known_at_start - done, 0)
+        rest = (time.monotonic() - self._started) / done * max(self.trials - self._known_at_start - done, 0)
         return rest if limit is None else max(min(rest, limit), 0.0)
 
     _known_at_start: int | None = None
@@ -144,7 +145,7 @@ class Progress:
 
 def best_of(records: Sequence[Record]) -> Record | None:
     """The trial with the best validation Dice; the earlier one of equals."""
-    scored = [record for record in records if record.row.get("validation_dice") is not None]
+    scored = [record for record in records if record.may_be_best]
     return max(scored, key=lambda record: (record.row["validation_dice"], -record.number), default=None)
 
 
@@ -163,7 +164,7 @@ def ending(record: Record) -> str:
 
 def top_table(records: Sequence[Record], searched: Sequence[str]) -> Table:
     """The best trials with the values of the searched fields."""
-    scored = [record for record in records if record.row.get("validation_dice") is not None]
+    scored = [record for record in records if record.may_be_best]
     scored.sort(key=lambda record: (-record.row["validation_dice"], record.number))
     table = Table(title="Best trials (Dice on the validation split)", title_justify="left", box=None, pad_edge=False)
     for name in ("trial", "Dice", "full protocol", "status"):
@@ -189,9 +190,10 @@ def describe_kind(kind: str) -> str:
     return {"published": "published settings", "unet": "plain U-Net"}.get(kind, kind)
 
 
-def spark(values: Sequence[float]) -> str:
-    """Dice by epoch as a row of bars, from 0 to 1; long curves show their last epochs."""
-    return "".join(_BARS[min(int(min(max(value, 0.0), 1.0) * len(_BARS)), len(_BARS) - 1)] for value in values[-_SPARK:])
+def spark(values: Sequence[float], *, plain: bool = False) -> str:
+    """Dice by epoch as a row of bars, from 0 to 1; long curves show their last epochs. `plain`: of ASCII."""
+    bars = _PLAIN_BARS if plain else _BARS
+    return "".join(bars[min(int(min(max(value, 0.0), 1.0) * len(bars)), len(bars) - 1)] for value in values[-_SPARK:])
 
 
 def clock(seconds: float) -> str:

@@ -9,23 +9,23 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ray.tune import Callback
-
 from cdal.config import Config
-from cdal.training import BEST, LAST, history
+from cdal.training import BEST, LAST, PREVIOUS, history
 from tune.lake import Lake, LakeWarning, Mirror, Writer
-from tune.lake.status import ACTIVE, ENDED, FAILED, INTERRUPTED, PENDING, RUNNING, STOPPED, Curve, curve, trial_id
+from tune.lake.status import ACTIVE, ENDED, FAILED, FALLEN, INTERRUPTED, PENDING, RUNNING, SETTING, Curve, curve, trial_id
 from tune.proposing import Outcome, Proposal, Space, costs_of
-from tune.trials import Message, metrics_row
+from tune.stopping import Ledger
+from tune.trials import LOG, Message, metrics_row
 
 Row = dict[str, Any]
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS, _CLOSE_SECONDS = 5.0, 120.0
 
 
 @dataclass
@@ -56,9 +56,9 @@ class Record:
         return curve(self.dice)
 
     @property
-    def seconds_so_far(self) -> float:
-        """Of start-up, training, validation and scoring."""
-        return sum(self.seconds.values()) + (self.row.get("startup_seconds") or 0.0) + (self.row.get("scoring_seconds") or 0.0)
+    def may_be_best(self) -> bool:
+        """Whether its Dice is one that its settings stand for."""
+        return self.row.get("validation_dice") is not None and self.status not in FALLEN
 
     def adopt(self, parent: int, settings: Mapping[str, Any]) -> None:
         """The trial goes on as a copy of another: what it reached before counts no more."""
@@ -93,11 +93,15 @@ class Recorder:
             price: of a GPU-hour.
         """
         self._root, self._experiment, self._common, self._gpus, self._price = root, experiment, common, gpus, price
+        self.ledger = Ledger()
+        """What trials have held."""
         self._records: dict[int, Record] = {}
         self._earlier_cpu: dict[int, float] = {}
+        self._waits: dict[int, float] = {}  # since when, of the trials that wait for a machine
         self._lock = threading.Lock()
         self._writer = Writer(root, experiment)
         self._orders: queue.Queue[list[tuple[str, list[Row]]] | None] = queue.Queue()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_forever, name="recorder", daemon=True)
         self._thread.start()
 
@@ -106,12 +110,20 @@ class Recorder:
         return f"{self._root}/{self._experiment}/tune/{trial_id(number)}"
 
     def snapshot(self) -> list[Record]:
-        """A copy of all trials, by number."""
+        """All trials, by number; those that go on are copied, for their records change."""
         with self._lock:
-            return [record.copy() for _, record in sorted(self._records.items())]
+            return [record.copy() if record.row["status"] in ACTIVE else record for _, record in sorted(self._records.items())]
 
-    def restore(self, lake: Lake, space: Space) -> list[Outcome]:
+    def restore(
+        self, lake: Lake, space: Space, *, held: Mapping[int, float] | None = None, retry_failed: bool = False
+    ) -> list[Outcome]:
         """Take up the trials of earlier sessions, and the epochs that are only in their checkpoints.
+
+        Args:
+            lake: as it is now.
+            space: what is searched.
+            held: seconds that the trials which were cut had held their machines.
+            retry_failed: whether trials that failed go on, unless their settings were the reason.
 
         Returns:
             What is known of every trial, by number.
@@ -121,15 +133,18 @@ class Recorder:
         for row in lake.metrics(columns).to_pylist():
             if row["experiment"] == self._experiment:
                 epochs.setdefault(row["trial_id"], []).append(row)
-        outcomes = []
+        outcomes, waiting = [], set()
         for row in lake.trials().to_pylist():
             if row["experiment"] != self._experiment:
                 continue
             record = Record({name: value for name, value in row.items() if value is not None and name != "recorded_at"})
             record.take(epochs.get(row["trial_id"], []))
-            status = record.status if record.status in ENDED else None
+            status, cause = record.status if record.status in ENDED else None, record.row.get("cause")
+            if retry_failed and status == FAILED and cause != SETTING:
+                status = None
             if status is None:
-                files = Mirror(self.folder(record.number), (LAST,))
+                waiting.add(record.number)
+                files = Mirror(self.folder(record.number), (LAST, PREVIOUS))
                 files.fetch()
                 missing = [metrics_row(record.number, report) for report in history(files.path)]
                 files.discard()
@@ -137,7 +152,11 @@ class Recorder:
                 self._orders.put([("metrics", missing)])
             self._records[record.number] = record
             self._earlier_cpu[record.number] = record.row.get("cpu_seconds") or 0.0
-            outcomes.append(Outcome(_proposal(record, space), status, record.curve, costs_of(record.row)))
+            ended = record.row.get("ended_at")
+            outcomes.append(Outcome(_proposal(record, space), status, record.curve, costs_of(record.row), cause, ended))
+        earlier = {number: record.row.get("seconds") or sum(record.seconds.values()) for number, record in self._records.items()}
+        cut = {number: max(seconds, earlier[number]) for number, seconds in (held or {}).items() if number in waiting}
+        self.ledger = Ledger(earlier | cut)
         return outcomes
 
     def propose(self, proposal: Proposal, config: Config, own: Mapping[str, Any] | None = None) -> None:
@@ -157,35 +176,48 @@ class Recorder:
                 "status": PENDING,
                 "reason": None,
                 "error": None,
+                "cause": None,
+                "log": f"{self._experiment}/tune/{trial_id(proposal.number)}/{LOG}",
                 "seed": config.training.seed,
                 "restarts": record.row.get("restarts", 0),
                 "proposed_at": datetime.now(UTC),
             }
             record.row |= {f"config.{path}": value for path, value in config.flatten().items()} | dict(own or {})
             row = dict(record.row)
+            self._waits[proposal.number] = time.monotonic()
         self._writer.append("trials", row)
-        self._writer.flush()
+        try:
+            self._writer.flush()
+        except OSError as error:  # the row waits in memory
+            warnings.warn(f"trial {proposal.number} is not written down yet: {error}", LakeWarning, stacklevel=2)
 
     def refuse(self, proposal: Proposal, reason: str) -> None:
         """A proposal cannot be run."""
         with self._lock:
             row = self._common | {"trial_id": trial_id(proposal.number), "number": proposal.number, "kind": proposal.kind}
             row |= {f"config.{path}": value for path, value in proposal.values.items()}
-            self._records[proposal.number] = Record(row | {"status": FAILED, "reason": reason})
+            row |= {"status": FAILED, "cause": SETTING, "reason": reason, "ended_at": datetime.now(UTC)}
+            self._records[proposal.number] = Record(row)
             self._save(self._records[proposal.number])
 
     def start(self, number: int) -> None:
-        """A worker has taken the trial up."""
+        """A machine has taken the trial up."""
         with self._lock:
             record = self._records[number]
-            record.row["status"] = RUNNING
+            self.ledger.begin(number)
+            waited = time.monotonic() - self._waits.pop(number, time.monotonic())
+            record.row |= {
+                "status": RUNNING,
+                "attempts": (record.row.get("attempts") or 0) + 1,
+                "waiting_seconds": (record.row.get("waiting_seconds") or 0.0) + waited,
+            }
             record.row.setdefault("started_at", datetime.now(UTC))
             self._save(record)
 
     def take(self, number: int, message: Message) -> None:
         """A trial's message."""
         with self._lock:
-            record = self._records[number]
+            record = self._changing(number)
             row, best = record.row, record.row.get("validation_dice")
             epochs = message.get("epochs", [])
             if message.get("parent") is not None:
@@ -194,57 +226,101 @@ class Recorder:
             record.take(epochs)
             row |= {name: message[name] for name in ("host", "device") if name in message}
             row["cpu_seconds"] = self._earlier_cpu.get(number, 0.0) + message.get("cpu_seconds", 0.0)
-            if message.get("first_step_at") and row.get("startup_seconds") is None:
-                row["startup_seconds"] = message["first_step_at"] - row["proposed_at"].timestamp()
-                row["model_seconds"] = message["model_seconds"]
+            if message.get("first_step_seconds") and row.get("startup_seconds") is None:
+                row |= {"startup_seconds": message["first_step_seconds"], "model_seconds": message["model_seconds"]}
             if message.get("checkpoint"):
                 row["checkpoint"] = f"{self._experiment}/tune/{trial_id(number)}/{BEST}"
             if "trial" in message:
                 row |= message["trial"]
             rows = [(table, message[table]) for table in ("cases", "gallery") if message.get(table)]
             rows.insert(0, ("metrics", epochs))
-            if message.get("done"):
-                self._end(record, message["status"], message["reason"], message.get("error"), rows)
-            elif row.get("validation_dice") != best or "trial" in message:
+            if message.get("done") and record.status in ACTIVE:
+                self._end(record, message["status"], message["reason"], message.get("error"), message.get("cause"), rows)
+                return
+            if record.status not in ACTIVE:
+                self._book(record)
+            if row.get("validation_dice") != best or "trial" in message:
                 self._save(record, rows)
             else:
                 self._orders.put(rows)
 
-    def end(self, number: int, status: str, reason: str, error: str | None = None) -> None:
+    def not_scored(self, number: int, reason: str) -> None:
+        """The full protocol could not be run."""
+        with self._lock:
+            record = self._changing(number)
+            before = str(record.row.get("reason") or record.status).partition("; not scored")[0]
+            record.row["reason"] = f"{before}; not scored: {reason.removeprefix('trained; not scored: ')}"
+            self._save(record)
+
+    def end(self, number: int, status: str, reason: str, error: str | None = None, cause: str | None = None) -> None:
         """A trial ended without a last message of its own; one that had a last message keeps it."""
         with self._lock:
             record = self._records[number]
-            if record.status in ACTIVE:
-                self._end(record, status, reason, error)
+            if record.status not in ENDED:
+                self._end(record, status, reason, error, cause)
 
-    def restarted(self, number: int) -> None:
-        """A trial's worker died, and the trial goes on in another."""
+    def has_epochs(self, number: int) -> bool:
+        """Whether a trial has shown a Dice."""
+        return bool(self._records[number].dice)
+
+    def leaves(self, number: int) -> None:
+        """A trial gives its machine back, to go on later; it may be told again and again."""
+        with self._lock:
+            self.ledger.end(number)
+            self._waits.setdefault(number, time.monotonic())
+
+    def restarted(self, number: int, reason: str, error: str | None) -> None:
+        """A trial's process ended, and the trial goes on in another."""
+        self.leaves(number)
         with self._lock:
             record = self._records[number]
             record.row["restarts"] = (record.row.get("restarts") or 0) + 1
+            record.row |= {"status": PENDING, "reason": f"tried again: {reason}", "error": error}
+            self._book(record)
             self._save(record)
 
-    def interrupt(self, reason: str) -> None:
+    def interrupt(self, reason: str, cause: str | None = None) -> None:
         """The search ends before its trials do."""
         for record in self.snapshot():
-            self.end(record.number, INTERRUPTED, reason)
+            if record.status in ACTIVE:
+                self.end(record.number, INTERRUPTED, reason, cause=cause)
 
     def close(self) -> None:
         """Write what is left."""
         self._orders.put(None)
-        self._thread.join()
+        self._closing.set()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            warnings.warn(f"results could not be written for {_CLOSE_SECONDS:.0f} s", LakeWarning, stacklevel=2)
         self._writer.close()
 
+    def _changing(self, number: int) -> Record:
+        """A trial's record, of which no snapshot knows."""
+        record = self._records[number]
+        if record.status not in ACTIVE:
+            record = self._records[number] = record.copy()
+        return record
+
     def _end(
-        self, record: Record, status: str, reason: str, error: str | None, rows: list[tuple[str, list[Row]]] | None = None
+        self,
+        record: Record,
+        status: str,
+        reason: str,
+        error: str | None,
+        cause: str | None,
+        rows: list[tuple[str, list[Row]]] | None = None,
     ) -> None:
-        row = record.row
-        seconds = record.seconds_so_far
-        row |= {"status": status, "reason": reason, "error": error, "ended_at": datetime.now(UTC)}
-        row |= {"seconds": seconds, "gpu_seconds": seconds * self._gpus}
-        if self._price is not None:
-            row["cost"] = row["gpu_seconds"] / 3600 * self._price
+        self.ledger.end(record.number)
+        self._waits.pop(record.number, None)
+        record.row |= {"status": status, "reason": reason, "error": error, "cause": cause, "ended_at": datetime.now(UTC)}
+        self._book(record)
         self._save(record, rows)
+
+    def _book(self, record: Record) -> None:
+        seconds = self.ledger.seconds(record.number)
+        record.row |= {"seconds": seconds, "gpu_seconds": seconds * self._gpus}
+        if self._price is not None:
+            record.row["cost"] = record.row["gpu_seconds"] / 3600 * self._price
 
     def _save(self, record: Record, before: list[tuple[str, list[Row]]] | None = None) -> None:
         self._orders.put([*(before or []), ("trials", [dict(record.row)])])
@@ -253,54 +329,29 @@ class Recorder:
         while (order := self._orders.get()) is not None:
             *before, (table, rows) = order
             for name, earlier in before:
-                self._writer.append(name, earlier)
+                self._append(name, earlier)
             if before and table == "trials" and rows[0]["status"] not in ACTIVE:
                 self._flush()
-            self._writer.append(table, rows)
+            self._append(table, rows)
+
+    def _append(self, table: str, rows: list[Row]) -> None:
+        """One row at a time, so that a bad one takes no other along."""
+        for row in rows:
+            try:
+                self._writer.append(table, row)
+            except (ValueError, TypeError, OSError) as error:
+                whose = f"trial {row.get('trial_id')}" + (f", epoch {row['epoch']}" if "epoch" in row else "")
+                warnings.warn(f"a row of {table} ({whose}): {error}", LakeWarning, stacklevel=2)
 
     def _flush(self) -> None:
-        pause = threading.Event()
         while True:
             try:
                 return self._writer.flush()
             except OSError as error:
                 warnings.warn(f"results wait in memory, trying again in {_RETRY_SECONDS:.0f} s: {error}", LakeWarning, stacklevel=2)
-                pause.wait(_RETRY_SECONDS)
-
-
-class RecordingCallback(Callback):
-    """Ray Tune's events, passed on to the recorder."""
-
-    def __init__(self, recorder: Recorder, why_stopped: Callable[[str], str], saw_scoring: Callable[[float], None]) -> None:
-        self._recorder, self._why_stopped, self._saw_scoring = recorder, why_stopped, saw_scoring
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles what it is given, to restore from; nothing here is restored like that
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A worker began or went on with a trial."""
-        self._recorder.start(trial.config["number"])
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A message came; Tune shall not keep its rows and pictures."""
-        message = result.pop("payload")
-        if "scoring_seconds" in message.get("trial", ()):
-            self._saw_scoring(message["trial"]["scoring_seconds"])
-        self._recorder.take(trial.config["number"], message)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended: by its own last message, because it was stopped, or because there was no time for it to begin."""
-        status = STOPPED if trial.has_reported_at_least_once else INTERRUPTED
-        self._recorder.end(trial.config["number"], status, self._why_stopped(trial.trial_id))
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A worker died and Tune starts the trial again."""
-        self._recorder.restarted(trial.config["number"])
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune gave a trial up."""
-        lines = str(trial.get_pickled_error() or trial.get_error() or "its worker died again and again").splitlines()
-        self._recorder.end(trial.config["number"], FAILED, f"its worker died: {lines[0][:300]}", "\n".join(lines))
+                if self._closing.is_set():
+                    return None  # the writer tries once more when it is closed
+                self._closing.wait(_RETRY_SECONDS)
 
 
 def _proposal(record: Record, space: Space) -> Proposal:

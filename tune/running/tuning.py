@@ -3,13 +3,16 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,12 +23,14 @@ from tune.lake import ray_storage
 from tune.lake.status import trial_id
 from tune.running.machines import Node, Resources, connect
 from tune.running.options import absolute
+from tune.running.overseer import Overseer
 from tune.running.plan import Plan
-from tune.running.recorder import RecordingCallback
-from tune.trials import RESTARTS, CdalTrial, TrialSettings, mps_folder, stop_mps
+from tune.trials import CdalTrial, Message, TrialSettings, mps_folder, stop_mps
 
 TICK_SECONDS = 0.25
 _STOP_SECONDS = 30.0  # for all machines together
+_MACHINE_SECONDS = 1800.0  # until one is free
+_DEAF_SECONDS = 30.0  # beyond anybody's patience, for a process that does not even say that it is silent
 
 
 class RequestsToEnd:
@@ -81,9 +86,9 @@ def make_tuner(
     searcher: Searcher,
     resources: Resources,
     place: str,
-    callback: RecordingCallback,
+    overseer: Overseer,
+    scheduler: TrialScheduler,
     *,
-    scheduler: TrialScheduler | None = None,
     at_once: int | None = None,
     stop: ray.tune.Stopper | None = None,
 ) -> ray.tune.Tuner:
@@ -93,8 +98,8 @@ def make_tuner(
         searcher: gives configurations with `number`, `kind` and `settings`.
         resources: of a trial.
         place: folder of the lake for Ray Tune's own state.
-        callback: hears of everything.
-        scheduler: stops trials early; None: nothing does.
+        overseer: hears of everything.
+        scheduler: stops trials early, and calls the overseer.
         at_once: trials; None for as many as fit.
         stop: a budget.
     """
@@ -112,12 +117,22 @@ def make_tuner(
         run_config=ray.tune.RunConfig(
             name="ray",
             **ray_storage(place),
-            callbacks=[callback],
+            callbacks=[overseer, _Silent()],
             stop=stop,
-            failure_config=ray.tune.FailureConfig(max_failures=RESTARTS),
+            failure_config=ray.tune.FailureConfig(max_failures=-1),  # the overseer gives trials up
             verbose=0,
         ),
     )
+
+
+class _Silent(TrialProgressCallback):
+    """Stands where Ray Tune would put one that prints results of its own accord."""
+
+    def log_result(self, trial: Any, result: dict[str, Any], error: bool = False) -> None:
+        """Nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Nothing."""
 
 
 def run_tuner(tuner: ray.tune.Tuner, watch: Callable[[], None]) -> None:
@@ -142,6 +157,38 @@ def run_tuner(tuner: ray.tune.Tuner, watch: Callable[[], None]) -> None:
     watch()
     if problems:
         raise problems[0]
+
+
+def run_alone(settings: TrialSettings, watch: Callable[[], None], patience: float) -> tuple[Message | None, str | None]:
+    """Run a trial without Ray Tune, to its last message; returns that, or else what went wrong, in a sentence.
+
+    Args:
+        settings: of a trial of one worker.
+        watch: called now and then; it may raise.
+        patience: seconds for which there may be no sign of life, once the trial has a machine.
+    """
+    needs = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
+    actor: Any = ray.remote(CdalTrial).options(**needs).remote(config={"settings": settings.to_json()})
+    heard, began = time.monotonic(), False
+    try:
+        while True:
+            reference = actor.train.remote()
+            while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
+                watch()
+                if time.monotonic() - heard > (patience + _DEAF_SECONDS if began else _MACHINE_SECONDS):
+                    return None, "its process says nothing" if began else "no machine was free for it"
+            heard, began = time.monotonic(), True
+            message: Message = ray.get(reference)["payload"]
+            if message.get("silent", 0.0) > patience:
+                actor.hangs.remote()
+            elif "fault" in message:
+                return None, str(message["fault"]["sentence"])
+            elif message.get("done"):
+                return (message, None) if "trial" in message else (None, str(message["reason"]))
+    except ray.exceptions.RayError as error:
+        return None, " ".join(str(error).split())[:300]
+    finally:
+        ray.kill(actor)
 
 
 def stop_sharing(resources: Resources, place: str, machine: Node | None) -> None:

@@ -7,10 +7,13 @@ budget(trial_id, result)      # Ray Tune's question whether a trial shall stop
 
 import time
 from bisect import insort
+from collections import defaultdict
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.stopper import Stopper
+
+from tune.stopping.ledger import Ledger
 
 TIME_IS_UP, GPU_HOURS_ARE_UP = "the time budget was used up", "the GPU-hours were used up"
 
@@ -30,7 +33,7 @@ class Budget(Stopper):
         least: int = 1,
         gpu_hours: float | None = None,
         gpus: float = 0,
-        spent: float = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         """Start the clock.
 
@@ -40,16 +43,39 @@ class Budget(Stopper):
             least: epochs that there must be room for when a trial begins; with fewer it is compared with nothing.
             gpu_hours: of the whole search; None for as many as it takes.
             gpus: that one trial holds.
-            spent: GPU-hours of earlier sessions.
+            ledger: what all trials of the search have held.
         """
         self._seconds, self._epochs, self._least, self._gpu_hours, self._gpus = seconds, epochs, least, gpu_hours, gpus
+        self._ledger = ledger or Ledger()
         self._started = time.monotonic()
         self._scoring: float | None = None
         self._epoch_seconds: list[float] = []  # of all trials, in order
-        self.spent = spent
-        """GPU-hours so far, of whole epochs and scorings."""
+        self._under_way: dict[str, float] = defaultdict(float)  # seconds that each trial has spent on its epoch so far
+        self._usual: dict[str, float] = {}  # seconds of the last epoch of each trial that runs
         self.stopped: dict[str, str] = {}
         """Tune's ids of the trials that were stopped here, and why."""
+        self.halted = False
+        """Whether all trials shall leave their machines."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it is given, to restore from; nothing here is restored like that
+
+    @property
+    def spent(self) -> float:
+        """GPU-hours so far, those of trials that run included."""
+        return self._gpus * self._ledger.total / 3600
+
+    def extend(self, *, seconds: float = 0.0, gpu_hours: float = 0.0) -> None:
+        """Give it more of what it has."""
+        self._seconds = None if self._seconds is None else self._seconds + seconds
+        self._gpu_hours = None if self._gpu_hours is None else self._gpu_hours + gpu_hours
+
+    @property
+    def overdrawn(self) -> str | None:
+        """What was used above the budget, in words; None where it was not."""
+        if self._gpu_hours is None or self.spent <= self._gpu_hours:
+            return None
+        return f"{self.spent:.4g} GPU-hours were used, of a budget of {self._gpu_hours:g}"
 
     def saw_scoring(self, seconds: float) -> None:
         """Take note of how long a trial's final evaluation took."""
@@ -76,21 +102,38 @@ class Budget(Stopper):
         return self._why_no_room(self._least) is not None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether this trial shall stop."""
-        seconds = result.get("time_this_iter_s", 0.0)
-        self.spent += self._gpus * seconds / 3600
+        """Whether this trial shall stop: after an epoch, if there is no room for another; within one, if there is none at all.
+
+        Args:
+            trial_id: Tune's.
+            result: a trial's message; one without a Dice is a sign of life.
+        """
+        self._under_way[trial_id] += result.get("time_this_iter_s", 0.0)
         if result.get("done"):
+            self._forget(trial_id)
             return False
-        insort(self._epoch_seconds, seconds)
-        reason = self._why_not(0.0 if result.get("epoch", 0) >= self._epochs else seconds)
+        scoring, seconds = result.get("epoch", 0) >= self._epochs, 0.0
+        if "dice" in result:
+            seconds = self._usual[trial_id] = self._under_way.pop(trial_id)
+            insort(self._epoch_seconds, seconds)
+        reason = self._why_not(0.0 if scoring else seconds, kept=not scoring)
         if reason is None:
             return False
+        self._forget(trial_id)
         self.stopped[trial_id] = reason
         return True
 
+    def why_over(self) -> str | None:
+        """Why no trial may go on at all; None where they may."""
+        return self._why_not(0.0)
+
+    def lost(self, trial_id: str) -> None:
+        """A trial's process has ended, and what was under way there is gone."""
+        self._forget(trial_id)
+
     def stop_all(self) -> bool:
-        """Trials end one by one."""
-        return False
+        """Trials end one by one, unless somebody halts them."""
+        return self.halted
 
     def turn_away(self, tune_controller: Any) -> None:
         """Stop the trials that wait for their turn, or for a machine to join, when there is no room for a single epoch."""
@@ -110,10 +153,25 @@ class Budget(Stopper):
         known = self._epoch_seconds
         return self._why_not(epochs * known[len(known) // 2] if known else 0.0)
 
-    def _why_not(self, seconds: float) -> str | None:
-        """Why a trial may not go on for some seconds; None where it may."""
-        if self.left is not None and self.left <= seconds:
-            return TIME_IS_UP
-        if self.gpu_hours_left is not None and self.gpu_hours_left <= self._gpus * seconds / 3600:
-            return GPU_HOURS_ARE_UP
+    def _why_not(self, seconds: float, *, kept: bool = True) -> str | None:
+        """Why a trial may not go on for some seconds; None where it may.
+
+        Args:
+            seconds: that it wants.
+            kept: whether what is kept back for scoring is not for it; what others need for the epochs under way never is.
+        """
+        if self.left is not None and self._seconds is not None:
+            room = self.left + (0.0 if kept else self._reserve(self._seconds))
+            if room <= seconds:
+                return TIME_IS_UP
+        if self.gpu_hours_left is not None and self._gpu_hours is not None:
+            room = self.gpu_hours_left if kept else self._gpu_hours - self.spent
+            rests = (usual - self._under_way.get(trial, 0.0) for trial, usual in self._usual.items())  # of the epochs under way
+            promised = sum(max(0.0, rest) for rest in rests) if seconds else 0.0
+            if room <= self._gpus * max(seconds, promised) / 3600:
+                return GPU_HOURS_ARE_UP
         return None
+
+    def _forget(self, trial_id: str) -> None:
+        self._under_way.pop(trial_id, None)
+        self._usual.pop(trial_id, None)

@@ -6,7 +6,7 @@ on its curve is that of its lineage, and its row in the lake says whose child it
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,6 @@ from ray.tune.schedulers import PopulationBasedTraining, TrialScheduler
 from cdal.config import Config
 from tune.lake.status import SEARCHED
 from tune.proposing import Outcome, Parameter, Space
-from tune.stopping.budget import Budget
 
 MUTABLE = ("loss.", "optimiser.lr_")
 _FACTORS = (0.8, 1.25)
@@ -26,8 +25,8 @@ _RESAMPLED = 0.25  # how often a setting is drawn afresh
 class PopulationTraining(PopulationBasedTraining):
     """Ray's scheduler for trials that carry their settings as JSON, beside a searcher and controls."""
 
-    budget: Budget | None = None
-    """Of the search, where it has one."""
+    look: Callable[[Any], None] | None = None
+    """As of `InOrder`."""
 
     def __init__(self, space: Space, *, interval: int, seed: int) -> None:
         """Make a scheduler.
@@ -64,9 +63,9 @@ class PopulationTraining(PopulationBasedTraining):
         return str(super().on_trial_result(tune_controller, trial, result))
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The controls first, then whoever has trained least, if there is room in the budget."""
-        if self.budget is not None:
-            self.budget.turn_away(tune_controller)
+        """The controls first, then whoever has trained least."""
+        if self.look is not None:
+            self.look(tune_controller)
         waiting = [trial for trial in tune_controller.get_trials() if trial.status in ("PENDING", "PAUSED")]
         controls = [trial for trial in waiting if trial.config["kind"] != SEARCHED]
         return controls[0] if controls else super().choose_trial_to_run(SimpleNamespace(get_trials=lambda: waiting))  # type: ignore[arg-type]

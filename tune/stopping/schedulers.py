@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from cdal.errors import InputError
 from tune.lake.status import PUBLISHED, UNET, Curve
 from tune.proposing import Outcome
-from tune.stopping.budget import Budget
 
 DEFAULT_SCHEDULER, POPULATION = "hedged", "pbt"
 REDUCTION = 3
@@ -137,11 +137,22 @@ class Known(NamedTuple):
     trial_id: int
 
 
-class EarlyStopping(FIFOScheduler):
-    """One of Ray's stopping rules as this project's trials need it."""
+class InOrder(FIFOScheduler):
+    """Trials start as they come."""
 
-    budget: Budget | None = None
-    """Of the search, where it has one."""
+    look: Callable[[Any], None] | None = None
+    """Called by Ray Tune's thread, with its controller, whenever it is about to start trials: several times a second."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The next one. (Ray's own goes through all trials that there ever were.)"""
+        if self.look is not None:
+            self.look(tune_controller)
+        waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING]
+        return min(waiting, key=lambda trial: trial.config["number"], default=None)
+
+
+class EarlyStopping(InOrder):
+    """One of Ray's stopping rules as this project's trials need it."""
 
     def __init__(self, rule: TrialScheduler, epochs: int, hedged_from: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -153,12 +164,6 @@ class EarlyStopping(FIFOScheduler):
         for outcome in outcomes:
             if outcome.proposal.kind != UNET:
                 self._judge(outcome.proposal.number, outcome.curve)
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The next one, if there is room in the budget."""
-        if self.budget is not None:
-            self.budget.turn_away(tune_controller)
-        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""

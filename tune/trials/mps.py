@@ -17,7 +17,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from filelock import FileLock
+from cdal.caching import alone
 
 _CONTROL = "nvidia-cuda-mps-control"
 _PIPES, _LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
@@ -64,7 +64,7 @@ def _serve(folder: Path) -> str:
         folder.mkdir(mode=0o700)
     if not _is_ours(folder):
         return f"{folder} belongs to somebody else"
-    with FileLock(folder / "lock"):  # of all trials that begin on this machine at once, one starts it
+    with alone(folder / "lock"):  # of all trials that begin on this machine at once, one starts it
         refused = folder / _REFUSED
         if refused.is_file():
             return refused.read_text()

@@ -21,20 +21,8 @@ from cdal.predict import full_protocol
 from cdal.training import BEST
 from tune.lake.status import trial_id
 from tune.trials.settings import Message, TrialSettings
-from tune.trials.together import take_share
 
 PICTURES = 3  # best cases, as many worst, and the median one
-
-
-def score_stored(settings: TrialSettings) -> Message:
-    """Evaluate the best checkpoint of a trial that was stopped, from the lake."""
-    take_share(settings)
-    files = settings.files()
-    files.fetch()
-    try:
-        return score(settings, files.path)
-    finally:
-        files.discard()
 
 
 def score(settings: TrialSettings, folder: Path, split: SplitName = "validation") -> Message:

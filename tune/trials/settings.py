@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from cdal.data import Dataset, open_dataset
-from cdal.training import BEST, LAST
+from cdal.training import BEST, LAST, MIDWAY, PREVIOUS
 from tune.lake import Mirror
 
 Message = dict[str, Any]
 """`epochs`: rows of the metrics table, new or repeated; `curve`: the same as (epoch, best Dice so far); a trial's last message has
-`done`, `status`, `reason`, and where it finished `trial`, `costs`, `cases` and `gallery`."""
+`done`, `status`, `reason`, and where it finished `trial`, `costs`, `cases` and `gallery`. Besides: `silent`, seconds since the last
+sign of life; `fault`, why the process cannot go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,10 @@ class TrialSettings:
     """The trial that it is a copy of."""
     test_evaluations: int = 0
     """How often the settings will have been scored on the test split after this trial; 0: it is not to see the test split."""
+    only_score: bool = False
+    """Whether nothing is to be trained: the best checkpoint is scored."""
+    avoid: Sequence[str] = ()
+    """Ray's names of machines that are not to be used."""
 
     def to_json(self) -> str:
         """Inverse of `from_json`."""
@@ -58,7 +63,7 @@ class TrialSettings:
 
     def files(self) -> Mirror:
         """The trial's checkpoints."""
-        return Mirror(self.folder, (BEST, LAST))
+        return Mirror(self.folder, (BEST, LAST, MIDWAY), {LAST: PREVIOUS})
 
     @property
     def place(self) -> str:

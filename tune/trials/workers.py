@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import ray
@@ -13,19 +13,26 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cdal.devices.workers import LONGEST_WAIT
+from cdal.pulse import listening
 from tune.lake import ray_storage
-from tune.lake.status import FAILED
+from tune.lake.status import MACHINE
+from tune.trials.alongside import PULSE_SECONDS
+from tune.trials.faults import Fault, fault_of
+from tune.trials.log import TrialLog
 from tune.trials.settings import Message, TrialSettings
-from tune.trials.training import ended, messages
+from tune.trials.training import messages
 
-RESTARTS = 3  # of a worker that died
 _POLL_SECONDS = 1.0
 _FIRST_WORD_SECONDS = 30.0
 """For the first worker to say itself why another one ended; it cannot where it waits on its GPU."""
+_END_SECONDS = 60.0  # for Ray Train to end after the last word
 
 
-def distributed(settings: TrialSettings) -> Iterator[Message]:
-    """Run `messages` in the workers of a TorchTrainer and pass on what the first one says, or why another one ended."""
+def distributed(settings: TrialSettings) -> Generator[Message | float, None, None]:
+    """Run `messages` in the workers of a TorchTrainer and pass on what the first one says, or why another one ended.
+
+    As `Alongside`, it gives the seconds since the last sign of life where nothing else is to be said.
+    """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Empty, Queue
@@ -42,8 +49,9 @@ def distributed(settings: TrialSettings) -> Iterator[Message]:
             resources_per_worker={"CPU": settings.cpus, "memory": _mark(settings)} | gpus,
         ),
         torch_config=TorchConfig(timeout_s=int(LONGEST_WAIT.total_seconds())),
-        run_config=RunConfig(name="train", failure_config=FailureConfig(max_failures=RESTARTS), **ray_storage(settings.folder)),
+        run_config=RunConfig(name="train", failure_config=FailureConfig(max_failures=0), **ray_storage(settings.folder)),
     )
+    before = _machines()
     problem: queue.Queue[BaseException | None] = queue.Queue()
 
     def fit() -> None:
@@ -56,31 +64,51 @@ def distributed(settings: TrialSettings) -> Iterator[Message]:
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     seen, other, deadline = 0, None, math.inf
+    alive = said = time.monotonic()
     try:
         while True:
             try:
                 first, message = mailbox.get(timeout=_POLL_SECONDS)
             except Empty:
-                if thread.is_alive() and time.monotonic() < deadline:
+                now = time.monotonic()
+                if thread.is_alive() and now < deadline:
+                    if now - said > PULSE_SECONDS:
+                        yield now - alive
+                        said = now
                     continue
-                if other is not None:
-                    yield other
-                    return
-                error = problem.get()
-                yield ended(FAILED, f"the workers ended: {_sentences(error)[:300]}", str(error))
+                yield other or {"fault": _why_they_ended(problem, before)}
                 return
             if not first:
                 other, deadline = message, time.monotonic() + _FIRST_WORD_SECONDS
                 continue
+            alive = time.monotonic()
+            if "silent" in message:
+                continue
             message["curve"] = [point for point in message.get("curve", []) if point[0] > seen]
             seen = max([seen, *(epoch for epoch, _ in message["curve"])])
             if message.get("done"):
-                thread.join()
+                thread.join(_END_SECONDS)
+            said = alive
             yield message
     finally:
         if thread.is_alive():
             _release(settings)
         mailbox.shutdown(force=True)
+
+
+def _why_they_ended(problem: queue.Queue[BaseException | None], before: set[str]) -> Fault:
+    """Of workers that ended without a word."""
+    try:
+        error = problem.get(timeout=_POLL_SECONDS)
+    except queue.Empty:
+        error = None
+    lost = before - _machines()
+    return Fault(MACHINE, f"the workers ended: {_sentences(error)[:300]}", str(error), counts=not lost)
+
+
+def _machines() -> set[str]:
+    """Those that are alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
 
 
 def _sentences(error: BaseException | None) -> str:
@@ -95,14 +123,31 @@ def _beside_this_process() -> NodeAffinitySchedulingStrategy:
 
 
 def work(config: dict[str, Any]) -> None:
-    """One worker of a trial of several; the first passes on its messages, each of the others that it failed."""
+    """One worker of a trial of several; the first passes on its messages and signs of life, each of the others that it failed."""
     import ray.train
 
-    settings = TrialSettings.from_json(config["settings"])
+    settings, tell = TrialSettings.from_json(config["settings"]), config["mailbox"].put
     first = ray.train.get_context().get_world_rank() == 0
-    for message in messages(settings):
-        if first or message.get("done"):
-            config["mailbox"].put((first, message))
+    log = TrialLog(settings.folder, whole_process=True) if first else None
+    said = 0.0
+
+    def live() -> None:
+        nonlocal said
+        if first and time.monotonic() - said > PULSE_SECONDS:
+            tell((True, {"silent": 0.0}))
+            said = time.monotonic()
+
+    try:
+        with listening(live):
+            for message in messages(settings):
+                if first or message.get("done"):
+                    tell((first, message))
+    except Exception as error:
+        tell((first, {"fault": fault_of(error)._replace(code=False)}))  # it may as well be another worker that failed
+        raise
+    finally:
+        if log is not None:
+            log.close()
 
 
 def _release(settings: TrialSettings) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tune.lake.status import FAILED, SEARCHED
+from tune.lake.status import FAILED, SEARCHED, SETTING
 from tune.proposing import Outcome, Proposal
 from tune.proposing.space import parse
 from tune.results import create_experiment, load
@@ -31,5 +31,7 @@ def test_a_refused_proposal_does_not_keep_a_search_from_going_on(tmp_path: Path)
     first.refuse(refused, "all weights are 0")
     first.close()
     second = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
-    assert second.restore(load(tmp_path), space) == [Outcome(refused, FAILED, [])]
+    (outcome,) = second.restore(load(tmp_path), space)
+    assert outcome.ended is not None
+    assert outcome._replace(ended=None) == Outcome(refused, FAILED, [], cause=SETTING)
     second.close()
