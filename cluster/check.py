@@ -9,7 +9,6 @@ Exit status: 0 all is well, warnings allowed; 1 something must be mended; 2 the 
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,17 +77,11 @@ def inspect(console: Console, *, storage: str | None, data: str | None, gpus: in
 
 
 def check_places(given: argparse.Namespace) -> None:
-    """Raises InputError where --storage or --data is nothing that a search can use, or nothing is at --address."""
+    """Raises InputError where --storage or --data is nothing that a search can use."""
     for name in ("storage", "data"):
         root = getattr(given, name)
         if root is not None and "://" in root and not root.startswith("s3://"):
             raise InputError(f"--{name} is {root}; it must be a folder, or s3://bucket/prefix")
-    host, _, port = (given.address or "").rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()  # Ray itself tries for minutes
-        except (OSError, OverflowError) as error:
-            raise InputError(f"no Ray cluster answers at --address {given.address} ({error}); is its head up?") from error
 
 
 def _table(rows: Sequence[Row]) -> Any:

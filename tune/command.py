@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdal.command import INTERRUPTED, WORK_FAILED
+from cdal.command import INTERRUPTED, WORK_FAILED, WRONG_INPUT, tell
 from cdal.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ _STORAGE = "results"
 
 class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
     """Ctrl-C, or a polite request to end; all is saved."""
+
+
+class Paused(Exception):  # noqa: N818 (the search ended itself, in good order)
+    """Something keeps going wrong that is not the settings' fault, which is why the search waits for a person; all is saved.
+
+    Its text is the reason, in words that end a sentence without a full stop.
+    """
 
 
 def add_address(group: argparse._ArgumentGroup) -> None:
@@ -38,6 +45,17 @@ def add_storage(group: argparse._ArgumentGroup) -> None:
         metavar="ROOT",
         help=f"results lake: a folder, or s3://bucket/prefix (default: {_STORAGE})",
     )
+
+
+def add_notify(group: argparse._ArgumentGroup) -> None:
+    """`--notify` and `--notify-command`: who is told of the end."""
+    group.add_argument(
+        "--notify",
+        metavar="URL",
+        default=os.environ.get("CDAL_NOTIFY"),
+        help="webhook that is told how it ends: Slack, Teams, ntfy or your own (default: $CDAL_NOTIFY)",
+    )
+    group.add_argument("--notify-command", metavar="COMMAND", help="command that is run then, with the message on standard input")
 
 
 def lake_root(storage: str) -> str:
@@ -62,8 +80,8 @@ def command_for(door: str, given: argparse.Namespace, *options: str) -> str:
 
 
 @contextmanager
-def ends_well(work: str, go_on: str, console: Console) -> Iterator[None]:
-    """Where the work inside is interrupted or fails, say how to go on and end the process.
+def ends_well(work: str, go_on: str, console: Console, *, after_pause: str | None = None) -> Iterator[None]:
+    """Where the work inside is interrupted, pauses or fails, say how to go on and end the process.
 
     It ends at once: Ray Tune's thread may still run, and the processes that Ray started end with this one.
 
@@ -71,12 +89,28 @@ def ends_well(work: str, go_on: str, console: Console) -> Iterator[None]:
         work: what fails, in words.
         go_on: the command that goes on.
         console: where it is said.
+        after_pause: the command that goes on where the work paused, if that is another one.
+
+    Raises:
+        InputError: the user's mistake was found before Ray was started, or another process is at work.
     """
     try:
         yield
         return
-    except InputError:
-        raise
+    except InputError as error:
+        from tune.lake import LostError, TakenError
+
+        if not _ray_runs() or isinstance(error, TakenError):
+            raise
+        tell(error)
+        status = WORK_FAILED if isinstance(error, LostError) else WRONG_INPUT
+        if status == WRONG_INPUT:
+            console.print(f"all results are saved. Go on with:\n{go_on}", markup=False)
+    except Paused as reason:
+        console.print(
+            f"paused: {reason}\nall results are saved. Once that is mended, go on with:\n{after_pause or go_on}", markup=False
+        )
+        status = WORK_FAILED
     except Interrupted:
         console.print(f"interrupted; all results are saved. Go on with:\n{go_on}", markup=False)
         status = INTERRUPTED
@@ -87,3 +121,7 @@ def ends_well(work: str, go_on: str, console: Console) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _ray_runs() -> bool:
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())

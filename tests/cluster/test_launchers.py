@@ -147,8 +147,12 @@ def test_all_packages_are_sent_and_nothing_that_is_large_or_changes(name: str) -
 
 def test_both_launchers_send_the_same_and_set_up_alike() -> None:
     aws, onprem = read(AWS), read(ONPREM)
-    for key in ("file_mounts", "rsync_exclude", "worker_start_ray_commands"):
+    for key in ("file_mounts", "rsync_exclude"):
         assert aws[key] == onprem[key]
+    *started, watching = aws["worker_start_ray_commands"]
+    assert started == onprem["worker_start_ray_commands"]
+    assert "python -m cluster.spot --address $RAY_HEAD_IP:6379" in watching
+    assert watching.endswith("</dev/null &")  # SSH does not wait for it
     for config in (aws, onprem):
         (command,) = config["setup_commands"]
         assert re.fullmatch(r"LAKE=\S+ bash ~/cdal-search/cluster/setup_node.sh", command)

@@ -13,10 +13,11 @@ import torch
 
 from cdal.config import Config
 from cdal.data import Dataset, steps_per_pass
+from cdal.devices.memory import peak_memory, reset_peak
 from cdal.evaluation import validate
 from cdal.predict import full_protocol, protocol, sampler
 from cdal.trainer import Trainer
-from cdal.training import draw_batch, peak_memory
+from cdal.training import draw_batch
 from tune.stopping import HEDGE, POPULATION, REDUCTION
 from tune.trials import kinds_of_steps
 
@@ -59,8 +60,7 @@ def calibrate(config: Config, dataset: Dataset, *, fold: int, device: torch.devi
     Weights and results are thrown away. One process alone on the machine is timed: trials beside each other may be slower.
     """
     split, settings, device = dataset.split(fold), config.training, torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak(device)
     trainer = Trainer(config, device)
 
     def step(number: int) -> float:

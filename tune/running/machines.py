@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import ray
 import yaml
+from ray._common.utils import get_default_ray_temp_dir
 
 from cdal.errors import InputError
+from tune.running.joining import knock
 from tune.running.options import AUTO, Options
 
 QUIET = {
@@ -19,6 +21,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the overseer tells of them
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial's last message need not have a Dice
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "PYTHONWARNINGS": "ignore",
@@ -115,20 +118,26 @@ def connect(address: str | None, *, this: Node | None) -> None:
     """Start Ray on this machine, or join a cluster; once per process.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: there is no cluster at the address, or Ray does not start here.
     """
     if ray.is_initialized():
         return
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     warnings.filterwarnings("ignore", module=r"ray\.")
+    wanted: dict[str, Any]
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
     if this is not None:
-        ray.init(address="local", num_cpus=int(this.cpus), num_gpus=int(this.gpus), include_dashboard=False, **quiet)
-        return
+        logs = f"{get_default_ray_temp_dir()}/session_latest/logs"  # type: ignore[no-untyped-call]
+        where, what, see = "on this machine", "started", f"; see {logs}"
+        wanted = {"address": "local", "num_cpus": int(this.cpus), "num_gpus": int(this.gpus), "include_dashboard": False}
+    else:
+        knock(address or "auto")
+        where, what, see = f"at --address {address}", "joined", ""
+        wanted = {"address": address}
     try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"no Ray cluster at --address {address}: {' '.join(str(error).split())[:200]}") from error
+        ray.init(**wanted, **quiet)
+    except Exception as error:  # of any kind
+        raise InputError(f"Ray {where} cannot be {what}: {' '.join(str(error).split())[:200]}{see}") from error
 
 
 def cluster_nodes() -> list[Node]:

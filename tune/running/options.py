@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cdal.errors import InputError
+from tune.steering import Granted
 from tune.stopping import DEFAULT_SCHEDULER
+
+DEFAULT_TRIALS = 8
+"""Where neither trials nor a budget were said."""
 
 AUTO = "auto"
 """As many trials share a GPU as a short measurement finds worthwhile."""
@@ -37,6 +41,8 @@ class Options:
     """Empty for the one that suits the objectives."""
     scheduler: str = DEFAULT_SCHEDULER
     objectives: tuple[str, ...] = ("dice",)
+    tries: tuple[Mapping[str, Any], ...] = ()
+    """Settings of people, values by the fields' paths, which run before the sampler's proposals."""
     warm_start: str | None = None
     """An experiment of the lake, or another lake, or an experiment of it."""
     seed: int = 0
@@ -54,8 +60,25 @@ class Options:
     def from_dict(cls, values: Mapping[str, Any]) -> Options:
         """Inverse of `to_dict`."""
         known = {name: value for name, value in values.items() if name in cls.__dataclass_fields__}
-        lists = {name: tuple(known.get(name, getattr(cls, name))) for name in ("sets", "objectives")}
+        lists = {name: tuple(known.get(name, getattr(cls, name))) for name in ("sets", "objectives", "tries")}
         return cls(**known | lists)
+
+    @property
+    def trials_in_all(self) -> int | None:
+        """How many trials; None where only a budget ends the search."""
+        if self.trials is None and self.time_budget is None and self.gpu_hours is None:
+            return DEFAULT_TRIALS
+        return self.trials
+
+    def with_granted(self, granted: Granted) -> Options:
+        """The same with what people have given to the search since it began."""
+        return replace(
+            self,
+            trials=(self.trials_in_all or 0) + granted.trials if granted.trials else self.trials,
+            time_budget=None if self.time_budget is None else self.time_budget + granted.seconds,
+            gpu_hours=None if self.gpu_hours is None else self.gpu_hours + granted.gpu_hours,
+            tries=(*self.tries, *granted.settings),
+        )
 
 
 def absolute(data: str) -> str:

@@ -23,7 +23,6 @@ from tune.running.sharing import Sharing
 from tune.stopping import DEFAULT_MIN_IMPROVEMENT, POPULATION, SCHEDULERS, check_scheduler, grace_epochs, mutable
 
 DEFAULT_DATASET = "phantom"
-DEFAULT_TRIALS = 8
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Plan:
     nodes: tuple[Node, ...] = ()
     sharing: Sharing | None = None
     """How many trials share a GPU, once that is decided."""
+    begun_with: int | None = None
+    """`startup` of a search that goes on, as it was when it began: other GPUs do not change it."""
 
     @property
     def undecided(self) -> bool:
@@ -78,13 +79,13 @@ class Plan:
     @property
     def trials(self) -> int | None:
         """How many trials; None where only a budget ends the search."""
-        if self.options.trials is None and self.options.time_budget is None and self.options.gpu_hours is None:
-            return DEFAULT_TRIALS
-        return self.options.trials
+        return self.options.trials_in_all
 
     @property
     def startup(self) -> int:
         """Trials before the sampler's model takes over, controls among them; fewer where it knows of some from elsewhere."""
+        if self.begun_with is not None:
+            return self.begun_with
         return max(startup_trials(self.trials, self.resources.at_once) - len(self.warm_start.told), 0)
 
     @property
@@ -139,9 +140,11 @@ class Plan:
             "split_sizes": {name: len(self.split[name]) for name in ("train", "validation", "test")},
             "split_hash": self.split_hash,
             "protocol": self.dataset.spec.protocol,
+            "machines": [node._asdict() for node in self.nodes],
             "resources": asdict(self.resources),
             "sharing": asdict(self.sharing) if self.sharing else None,
             "warm_start": self.warm_start.to_dict(),
+            "startup": self.startup,
             "versions": versions(),
             "git_commit": git_commit(),
         }
@@ -193,15 +196,9 @@ def make_plan(options: Options, nodes: Sequence[Node], root: str = "results") ->
     Raises:
         InputError: something asked for does not exist, does not fit together, or is more than the cluster has.
     """
-    for name, least in (("trials", 1), ("epochs", 1), ("max_concurrent", 1), ("workers_per_trial", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
     options = replace(options, sampler=options.sampler or default_sampler(len(options.objectives)))
     _check_strategy(options)
-    resources = size(options, nodes)
-    if options.gpu_hours is not None and resources.gpus == 0:
-        raise InputError("--gpu-hours limits a search whose trials take no GPU; give --time-budget instead")
+    resources = _size(options, nodes)
     space, notes = _choose_space(options, resources)
     if options.scheduler == POPULATION and not mutable(space):
         raise InputError(f"--scheduler pbt changes loss weights and learning rates, but {space.source} searches none; add one")
@@ -217,18 +214,63 @@ def make_plan(options: Options, nodes: Sequence[Node], root: str = "results") ->
 
 
 def remake_plan(description: Mapping[str, Any], options: Options, nodes: Sequence[Node]) -> Plan:
-    """The plan of an experiment that is in the lake, with options that may differ from those it started with."""
+    """The plan of an experiment that is in the lake, with options that may differ from those it started with.
+
+    Raises:
+        InputError: as `make_plan` does; or the cases are others, or the GPUs are gone.
+    """
+    options, notes = _with_gpus_as_before(description, options, nodes)
+    resources = _size(options, nodes)
     space = spaces.parse(description["space"], str(description["space"].get("source", "experiment.json")))
     dataset = open_dataset(space.dataset, options.data, **space.options)
     split = dataset.split(options.fold)
     space = space.fitted(dataset.spec)
+    check_fit(space.base, dataset.spec, resources.workers)
     known = WarmStart.from_dict(description.get("warm_start") or {}, space)
-    plan = Plan(options, space, size(options, nodes), dataset, options.data, split, (), known, tuple(nodes))
+    plan = Plan(
+        options,
+        space,
+        resources,
+        dataset,
+        options.data,
+        split,
+        (*notes, *changes_since(description)),
+        known,
+        tuple(nodes),
+        begun_with=description.get("startup"),
+    )
     if plan.undecided:
         plan = plan.shared(_sharing_of(description, options))
     if plan.split_hash != description.get("split_hash"):
         raise InputError(f"the cases in {options.data or space.dataset} are not those that the experiment started with")
     return plan
+
+
+def changes_since(description: Mapping[str, Any]) -> list[str]:
+    """In words, how this machine's versions and the project's commit differ from those that an experiment began with."""
+    then = dict(description.get("versions") or {}) | {"git commit": description.get("git_commit")}
+    now = versions() | {"git commit": git_commit()}
+    return [
+        f"{name} was {then.get(name) or 'unknown'} then and is {now[name] or 'unknown'} now; figures may differ"
+        for name in now
+        if then.get(name) != now[name]
+    ]
+
+
+def _with_gpus_as_before(description: Mapping[str, Any], options: Options, nodes: Sequence[Node]) -> tuple[Options, list[str]]:
+    """A search that began on GPUs does not go on without in silence, nor the other way round; notes say what is different."""
+    began, there = (description.get("resources") or {}).get("gpus"), sum(node.gpus for node in nodes)
+    if began and not there and _asks_for_auto(options):
+        raise InputError(
+            "the search began on GPUs, and none is visible here: see nvidia-smi and CUDA_VISIBLE_DEVICES, or let it go on on CPUs, "
+            "with --gpus-per-worker 0"
+        )
+    if began == 0 and there and options.gpus_per_worker is None:
+        note = "the search began without GPUs and goes on so; --gpus-per-worker 1 takes those that there are now"
+        return replace(options, gpus_per_worker=0.0), [note]
+    before = sum(node["gpus"] for node in description.get("machines") or ())
+    fewer = f"{there:g} GPUs are visible, and {before:g} were when the search began: fewer trials run at once"
+    return options, [fewer] if there < before and began else []
 
 
 def _asks_for_auto(options: Options) -> bool:
@@ -244,19 +286,33 @@ def _sharing_of(description: Mapping[str, Any], options: Options) -> Sharing:
     return Sharing(1, "a trial has a GPU of its own: nothing else was decided when the search began")
 
 
-def _check_strategy(options: Options) -> None:
+def _size(options: Options, nodes: Sequence[Node]) -> Resources:
+    """What a trial takes, of a search that begins or goes on, once the numbers in its options make sense."""
+    for name, least in (("trials", 1), ("epochs", 1), ("max_concurrent", 1), ("workers_per_trial", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
     for name, value in (("gpu-hours", options.gpu_hours), ("cost-per-gpu-hour", options.cost_per_gpu_hour)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"--{name} is {value:g}; it must be a number above 0")
     if options.min_improvement is not None and not 0 <= options.min_improvement < 1:
         raise InputError(f"--min-improvement is {options.min_improvement:g}; it is a difference of Dice, 0 or more and below 1")
+    if options.scheduler == POPULATION and options.workers_per_trial > 1:
+        raise InputError("--scheduler pbt needs trials of one worker")
+    resources = size(options, nodes)
+    if options.gpu_hours is not None and resources.gpus == 0:
+        raise InputError("--gpu-hours limits a search whose trials take no GPU; give --time-budget instead")
+    return resources
+
+
+def _check_strategy(options: Options) -> None:
     objectives = options.objectives
     if objectives[:1] != ("dice",) or len(set(objectives)) < len(objectives) or not set(objectives) <= set(OBJECTIVES):
         raise InputError(f"--objectives is {','.join(objectives)!r}; name dice first, then any of {', '.join([*OBJECTIVES][1:])}")
     check_sampler(options.sampler, len(objectives))
     check_scheduler(options.scheduler)
-    if options.scheduler == POPULATION and (options.trials is None or options.workers_per_trial > 1):
-        raise InputError("--scheduler pbt needs --trials, the size of the population, and trials of one worker")
+    if options.scheduler == POPULATION and options.trials is None:
+        raise InputError("--scheduler pbt needs --trials, the size of the population")
 
 
 def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[str]]:

@@ -1,10 +1,13 @@
 """Sizing: as many trials at once as fit, and a clear no to what never fits."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from cdal.errors import InputError
 from tune.proposing.space import load
-from tune.running import Node, Options, make_plan, parse_duration
+from tune.running import Node, Options, make_plan, parse_duration, remake_plan
 from tune.running.machines import Resources, size
 
 LAPTOP = [Node(2, 0)]
@@ -112,3 +115,74 @@ def test_durations(text: str, seconds: float) -> None:
 def test_wrong_durations(text: str) -> None:
     with pytest.raises(InputError, match="--time-budget is"):
         parse_duration(text)
+
+
+ON_GPUS, NO_GPU = [Node(32, 4)], [Node(32, 0)]
+NOT_ON_RESUME: dict[str, tuple[dict[str, Any], str]] = {
+    "trials": ({"trials": 0}, "--trials is 0"),
+    "at once": ({"max_concurrent": 0}, "--max-concurrent is 0; it must be at least 1"),
+    "workers": ({"workers_per_trial": 0}, "--workers-per-trial is 0"),
+    "workers that do not fit": ({"workers_per_trial": 50}, "a trial asks for 50 workers"),
+    "workers and batch": ({"workers_per_trial": 3, "gpus_per_worker": 0.0}, "batch_size is .* for 3 worker"),
+    "cpus": ({"cpus_per_worker": 99.0}, "a trial asks for 1 worker of 99 CPU"),
+    "gpus": ({"gpus_per_worker": -1.0}, "--gpus-per-worker is -1"),
+    "price": ({"cost_per_gpu_hour": -1.0}, "--cost-per-gpu-hour is -1"),
+    "GPU-hours": ({"gpu_hours": float("nan")}, "--gpu-hours is nan"),
+    "GPU-hours without GPUs": ({"gpu_hours": 3.0, "gpus_per_worker": 0.0}, "--gpu-hours limits a search whose trials take no GPU"),
+    "improvement": ({"min_improvement": 2.0}, "--min-improvement is 2"),
+}
+
+
+def begun(nodes: list[Node], **options: Any) -> dict[str, Any]:
+    """What experiment.json holds of a search."""
+    return make_plan(Options(dataset="phantom", epochs=3, **options), nodes).describe()
+
+
+@pytest.mark.parametrize("kind", NOT_ON_RESUME)
+def test_what_is_refused_at_the_start_is_refused_on_resume(kind: str) -> None:
+    changed, expected = NOT_ON_RESUME[kind]
+    description = begun(ON_GPUS)
+    with pytest.raises(InputError, match=expected):
+        remake_plan(description, replace(Options.from_dict(description["arguments"]), **changed), ON_GPUS)
+
+
+def test_a_population_goes_on_with_trials_of_one_worker() -> None:
+    description = begun(LAPTOP, scheduler="pbt", trials=4)
+    options = Options.from_dict(description["arguments"])
+    with pytest.raises(InputError, match="trials of one worker"):
+        remake_plan(description, replace(options, workers_per_trial=2), LAPTOP)
+
+
+def test_a_search_does_not_leave_its_gpus_in_silence() -> None:
+    description = begun(ON_GPUS)
+    options = Options.from_dict(description["arguments"])
+    with pytest.raises(InputError, match=r"began on GPUs, and none is visible here.*--gpus-per-worker 0"):
+        remake_plan(description, options, NO_GPU)
+    assert remake_plan(description, replace(options, gpus_per_worker=0.0), NO_GPU).gpus == 0
+    fewer = remake_plan(description, options, [Node(32, 2)])
+    assert fewer.gpus == 1
+    assert "note        2 GPUs are visible, and 4 were when the search began: fewer trials run at once" in fewer.lines()
+    assert not remake_plan(description, options, ON_GPUS).notes
+    assert not remake_plan(description, options, [Node(32, 8)]).notes
+
+
+def test_a_search_that_began_without_gpus_goes_on_so() -> None:
+    description = begun(NO_GPU)
+    options = Options.from_dict(description["arguments"])
+    there = remake_plan(description, options, ON_GPUS)
+    assert there.gpus == 0
+    assert there.space == remake_plan(description, options, NO_GPU).space
+    assert any("began without GPUs and goes on so; --gpus-per-worker 1" in note for note in there.notes)
+    assert remake_plan(description, replace(options, gpus_per_worker=1.0), ON_GPUS).gpus == 1
+
+
+def test_another_commit_and_other_versions_are_told_and_other_cases_refused() -> None:
+    description = begun(LAPTOP)
+    options = Options.from_dict(description["arguments"])
+    changed = description | {"git_commit": "abc", "versions": description["versions"] | {"torch": "0.1"}}
+    notes = remake_plan(changed, options, LAPTOP).notes
+    assert any(note.startswith("git commit was abc then and is ") for note in notes)
+    assert any(note.startswith("torch was 0.1 then and is ") for note in notes)
+    assert len(notes) == 2
+    with pytest.raises(InputError, match="are not those that the experiment started with"):
+        remake_plan(description | {"split_hash": "0"}, options, LAPTOP)

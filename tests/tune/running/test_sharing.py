@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from patience import wait_for
-from searches import tiny
+from searches import HUGE, little_memory, tiny
 
 from cdal.errors import InputError
 from tune import search
@@ -179,11 +180,10 @@ def test_an_experiment_keeps_its_decision(tmp_path: Path) -> None:
     for nodes, resources in (
         (GPU, plan.resources),
         ([Node(32, 4)], Resources(1, 2, 0.25, 8)),
-        ([Node(4, 0)], Resources(1, 1, 0, 4)),
     ):
         again = remake_plan(description, options, nodes)
         assert again.resources == resources
-        assert again.sharing == (sharing if resources.gpus else None)
+        assert again.sharing == sharing
         assert not again.undecided
     named = Options.from_dict(description["arguments"] | {"gpus_per_worker": 1})
     assert remake_plan(description, named, GPU).resources == Resources(1, 8, 1, 1)
@@ -200,7 +200,7 @@ def test_the_command_measures_before_it_begins_and_never_again(
     _, sharing = decided()
     pace, calls = Pace(10.0, 5.0), list[bool]()
 
-    def measure(plan: Plan, machine: Node | None) -> tuple[Plan, Paces]:
+    def measure(plan: Plan, machine: Node | None, _: Any) -> tuple[Plan, Paces]:
         calls.append(plan.undecided)
         return plan.shared(sharing) if plan.undecided else plan, Paces(pace, pace)
 
@@ -224,10 +224,18 @@ def test_the_command_measures_before_it_begins_and_never_again(
 
 
 @pytest.mark.long
-def test_settings_that_do_not_run_do_not_keep_a_search_from_beginning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    huge = "model.latent_embedding=4000000"  # whose square is more numbers than any memory holds
+def test_settings_that_do_not_run_do_not_keep_a_search_from_beginning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    little_memory(monkeypatch)
+    huge = f"model.latent_embedding={HUGE}"
     assert search.main(["--space", str(tiny(tmp_path)), "--set", huge, "--storage", str(tmp_path), "--dry-run"]) == 0
-    assert "estimate    none: neither the published nor a typical setting could be timed\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"note +the published settings do not fit the memory \(.* GiB in use\): their trial will be infeasible\n", printed
+    )
+    assert "estimate    none: neither the published nor a typical setting could be timed\n" in printed
 
 
 WRONG = {
