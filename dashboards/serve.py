@@ -1,8 +1,8 @@
 """The leaderboard live: a page that follows a search while it runs and keeps your zoom, selection, filter and order.
 
-python dashboards/serve.py --storage results                                    # http://127.0.0.1:8050, this machine only
+python dashboards/serve.py --storage results                                    # on this machine; prints the address
 python dashboards/serve.py --storage s3://bucket/prefix --experiment NAME       # one search
-python dashboards/serve.py --host 0.0.0.0                                       # any machine; the printed address holds a token
+python dashboards/serve.py --host 0.0.0.0                                       # on any, for who has that address
 
 It needs Dash: pip install -e '.[live]'
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 try:
     from dashboards import live
-    from tune.results import InputError, read_experiment
+    from tune.results import InputError, print_anything, read_experiment
 except ModuleNotFoundError as error:
     missing = (error.name or "").split(".")[0]
     if missing in ("dash", "flask", "waitress"):
@@ -27,12 +27,13 @@ except ModuleNotFoundError as error:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0 when it was interrupted, 2 when the input is wrong."""
+    print_anything()
     parser = argparse.ArgumentParser(description="Serve the leaderboard of a results lake as a page that follows running searches.")
     parser.add_argument(
         "--storage", default="results", metavar="ROOT", help="results lake: a folder or s3://bucket/prefix (default: results)"
     )
     parser.add_argument("--experiment", nargs="+", default=[], metavar="NAME", help="show only these searches (default: all)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any but a loopback address asks for a token")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; any but loopback takes the token to read")
     parser.add_argument("--port", type=int, default=8050, help="port to listen on, 0 for a free one (default: 8050)")
     options = parser.parse_args(arguments)
     try:

@@ -12,7 +12,7 @@ from flask import Response
 
 from dashboards import figures, ranking, summaries
 from dashboards.live import parts
-from dashboards.live.layout import aria, layout
+from dashboards.live.layout import aria
 from dashboards.live.watch import Watch
 from dashboards.panels import PANELS, Panel
 from dashboards.summaries import Board
@@ -20,13 +20,12 @@ from dashboards.summaries import Board
 _CONFIG: Any = figures.CONFIG
 
 
-def live_page(watch: Watch, source: str) -> Dash:
-    """The page as a Dash app. Strings of the lake become text: React escapes children, `figures.plain` what Plotly draws."""
+def live_page(watch: Watch) -> Dash:
+    """The page as a Dash app without its layout. The lake's strings become text: React escapes children, `figures.plain` others."""
     ours: dict[str, Any] = {"external_stylesheets": ["/style.css"], "external_scripts": ["/live.js"], "include_assets_files": False}
     app = Dash("dashboards", title="cDAL Search live", update_title="", add_log_handler=False, **ours)
     app.index_string = _file("index.html")
     app.config.suppress_callback_exceptions = True  # charts are put on the page when there is something to draw
-    app.layout = layout(source)
     style = _file("style.css", "dashboards") + _file("live.css")
     app.server.add_url_rule("/style.css", "style", lambda: Response(style, mimetype="text/css"))
     app.server.add_url_rule("/live.js", "script", lambda: Response(_file("live.js"), mimetype="text/javascript"))
@@ -92,6 +91,19 @@ def live_page(watch: Watch, source: str) -> Dash:
         else:
             headings = [parts.heading(column, ways[column.heading]) for column in table.columns]
         return headings, *parts.rows(table, words or "", order), parts.tiles(board)
+
+    @app.callback(
+        *(Output(*one) for one in (("log", "children"), ("log", "hidden"), ("log-note", "children"))),
+        Input("log-trial", "value"),
+        Input("state", "data"),
+        prevent_initial_call=True,
+    )
+    def read(label: str | None, state: Mapping[str, str] | None) -> tuple[str, bool, str]:
+        """What a trial printed last, whenever there is something new."""
+        text = watch.log(state["choice"], label) if state is not None and label else ""
+        if text is None:
+            return "", True, "There is no such trial."
+        return text, not text, "" if text or not label else "Nothing is kept of what this trial printed."
 
     return app
 

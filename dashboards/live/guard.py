@@ -2,16 +2,28 @@
 
 import hmac
 import ipaddress
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from dash import Dash
 from flask import Response, make_response, redirect, request
 
 
-def guard(app: Dash, token: str, cookie: str) -> None:
+def guard(app: Dash, token: str, cookie: str, *, loopback: bool) -> Callable[[], bool]:
     """Let nobody in who may not, and let the page load from and send to nowhere but this server.
 
-    Without a token the server is on a loopback address: only pages that were opened by such an address get an answer, or a
-    foreign page could read this one through a name of its own that it lets point here.
+    On a loopback address whoever is on this machine may look. Only pages that were opened by such an address get an answer, or a
+    foreign page could read this one through a name of its own that it lets point here. Elsewhere every answer takes the token.
+
+    Args:
+        app: the page.
+        token: who has it owns the page.
+        cookie: the name under which a browser keeps it.
+        loopback: whether the server is on a loopback address.
+
+    Returns:
+        Whether the request at hand is the owner's, from the page itself: what changes anything takes that, on loopback too, for
+        others may be logged in there, and other pages may send what this one sends.
     """
     server = app.server
     app.index()  # type: ignore[no-untyped-call]  # collects the scripts that are part of the page
@@ -25,13 +37,17 @@ def guard(app: Dash, token: str, cookie: str) -> None:
 
     @server.before_request  # type: ignore[untyped-decorator]
     def check() -> Response | None:
-        if not token:
-            return None if _is_loopback(request.host) else _plain("open this page as http://localhost, with its port", 403)
+        if loopback and not _is_loopback(request.host):
+            return _plain("open this page as http://localhost, with its port", 403)
         if request.method == "GET" and request.path == "/" and same(request.args.get("token")):
             answer: Response = make_response(redirect("/"))  # the token does not stay in the address bar
             answer.set_cookie(cookie, token, httponly=True, samesite="Strict")
             return answer
-        return None if same(request.cookies.get(cookie)) else _plain("open the address that serve.py printed, with its token", 401)
+        return (
+            None
+            if loopback or same(request.cookies.get(cookie))
+            else _plain("open the address that serve.py printed, with its token", 401)
+        )
 
     @server.after_request  # type: ignore[untyped-decorator]
     def protect(answer: Response) -> Response:
@@ -43,6 +59,12 @@ def guard(app: Dash, token: str, cookie: str) -> None:
         if not request.path.startswith("/_dash-component-suites/"):  # Dash's own scripts hold no results
             answer.headers["Cache-Control"] = "no-store"
         return answer
+
+    def is_owner() -> bool:
+        origin = request.headers.get("Origin")  # browsers send it with whatever may change something
+        return same(request.cookies.get(cookie)) and (origin is None or urlsplit(origin).netloc == request.host)
+
+    return is_owner
 
 
 def _is_loopback(host: str) -> bool:

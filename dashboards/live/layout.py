@@ -10,8 +10,8 @@ from dashboards.summaries import Board
 LOCAL_SECONDS = 2.0  # between two looks at a lake in a folder, and between two questions of the page
 
 
-def layout(source: str) -> html.Div:
-    """All components, by whose ids the callbacks know them."""
+def layout(source: str, steering: html.Section | None = None) -> html.Div:
+    """All components, by whose ids the callbacks know them; `steering` for those who may."""
     stores = [dcc.Store(name) for name in ("state", "scheme", "choice", "first", "second")]
     order = dcc.Store("order", data={"heading": "", "ascending": True})
     status = html.P("Starting.", id="status", role="status", className="muted live-status")
@@ -19,7 +19,8 @@ def layout(source: str) -> html.Div:
     heading = html.Div([html.H1(["cDAL Search ", html.Span("live")]), status, clock], className="page")
     several = html.Div(_choice("Show", "choices"), id="several", hidden=True)
     groups = [_group(group) for group in GROUPS]
-    results = [several, html.Dl(id="tiles", className="summary"), _ranking(), *groups]
+    own = [] if steering is None else [steering]
+    results = [several, html.Dl(id="tiles", className="summary"), _ranking(), *own, *groups]
     main = [_waiting(source), html.Div(results, id="results", hidden=True)]
     tick = dcc.Interval("tick", interval=1000 * LOCAL_SECONDS)
     footer = html.Footer(["From ", html.Code(source), ". Drag in a chart to zoom, double-click to reset."], className="page")
@@ -45,8 +46,16 @@ def _ranking() -> html.Section:
         html.Div([html.Label("Show rows with", htmlFor="filter"), find], className="live-choice"),
         html.Div(table, className="scroll table", tabIndex=0, role="region", **aria(labelledby="ranking-title")),
         html.P(id="shown", className="caption"),
+        _log(),
     ]
     return html.Section(parts, className="panel")
+
+
+def _log() -> html.Details:
+    field = dcc.Input(id="log-trial", type="text", debounce=0.3, placeholder="as the ranking calls it", autoComplete="off")
+    text = html.Pre(id="log", hidden=True, tabIndex=0, role="region", **aria(label="Log"))
+    choice = html.Div([html.Label("Trial", htmlFor="log-trial"), field], className="live-choice")
+    return html.Details([html.Summary("Log of a trial"), choice, text, html.P(id="log-note", className="caption")])
 
 
 def _group(group: str) -> html.Section:

@@ -88,6 +88,6 @@ def _cell(row: ranking.Row, column: ranking.Column, more: list[Any]) -> html.Td 
     return html.Td(content, className="num" if column.numeric else "")
 
 
-def plain(value: object) -> str:
+def plain(value: object, letters: int = 80) -> str:
     """A value as text of bounded length, without control characters or direction overrides."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value)[:80])
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in str(value)[:letters])

@@ -11,7 +11,8 @@ from waitress import create_server
 
 from dashboards.live.callbacks import live_page
 from dashboards.live.guard import guard
-from dashboards.live.layout import LOCAL_SECONDS
+from dashboards.live.layout import LOCAL_SECONDS, layout
+from dashboards.live.steering import steer, steering_panel
 from dashboards.live.watch import Watch
 from tune.results import InputError
 
@@ -33,13 +34,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def make_server(storage: str, experiments: Sequence[str], listening: socket.socket) -> tuple[Any, str]:
-    """A server whose `run` returns when it is interrupted, and the address to open; elsewhere than on loopback it has a token."""
+    """A server whose `run` returns when it is interrupted, and the address to open, with the token of who may steer searches."""
     host, port = listening.getsockname()[:2]
-    token = "" if ipaddress.ip_address(host).is_loopback else secrets.token_urlsafe(24)
+    token = secrets.token_urlsafe(24)
     watch = Watch(storage, experiments, _REMOTE_SECONDS if "://" in storage else LOCAL_SECONDS)
-    app = live_page(watch, storage)
-    guard(app, token, f"cdal-{port}")
+    app = live_page(watch)
+    is_owner = guard(app, token, f"cdal-{port}", loopback=ipaddress.ip_address(host).is_loopback)
+    app.layout = lambda: layout(storage, steering_panel() if is_owner() else None)
+    steer(app, watch, storage, is_owner)
     logging.getLogger("waitress").setLevel(logging.ERROR)  # a page asks for all its panels at once; on Ctrl-C requests may wait
     server = create_server(app.server, sockets=[listening], threads=8, ident=None, max_request_body_size=1 << 20)
     named = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else f"[{host}]" if ":" in host else host
-    return server, f"http://{named}:{port}/" + (f"?token={token}" if token else "")
+    return server, f"http://{named}:{port}/?token={token}"

@@ -6,13 +6,14 @@ import json
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from dashboards import summaries
 from dashboards.panels import Drawn, Panel
-from dashboards.summaries import Board, Rows
-from tune.results import InputError, load
+from dashboards.summaries import Board, Rows, last_lines, records
+from tune.results import InputError, load, read_log
 
 
 class Watch:
@@ -30,6 +31,7 @@ class Watch:
         self.checked_at: datetime | None = None
         self._root, self._experiments, self._seconds = root, experiments, seconds
         self._rows: Rows | None = None
+        self._descriptions: dict[str, Mapping[str, Any]] = {}
         self._boards: dict[str, Board] = {}  # by choice
         self._drawn: dict[tuple[str, str], Drawn | None] = {}  # by choice and panel
         self._busy = 0.0  # seconds that all this took
@@ -59,6 +61,24 @@ class Watch:
                     return None
                 self._boards[choice] = summaries.board_of_dataset(self._rows, dataset, searches)
             return self._boards[choice]
+
+    def search(self, choice: str) -> str | None:
+        """The one search that a choice shows, where it is one that can be steered."""
+        board = self.board(choice)
+        if board is None or len(board.experiments) != 1 or "finalists" in board.descriptions[board.experiments[0]]:
+            return None
+        return board.experiments[0]
+
+    def description(self, experiment: str) -> Mapping[str, Any]:
+        """What its experiment.json said at the last look; empty where there was none."""
+        self._asked.set()
+        return self._descriptions.get(experiment, {})
+
+    def log(self, choice: str, label: str) -> str | None:
+        """The end of the log of a trial, as the ranking calls it; None where there is no such trial."""
+        board = self.board(choice)
+        named = [] if board is None else [row for row in records(board.trials) if label.strip() in (row["label"], row["label"][1:])]
+        return last_lines(read_log(self._root, named[0])) if named else None
 
     def draw(self, choice: str, panel: Panel[Board]) -> Drawn | None:
         """A panel of one of the choices; None where there is nothing to draw yet."""
@@ -101,6 +121,7 @@ class Watch:
             return  # empty as yet
         if self._experiments:
             lake = lake.only(self._experiments)
+        self._descriptions = {experiment.name: experiment.description for experiment in lake.experiments}
         state = repr(([experiment.name for experiment in lake.experiments], lake.files()))
         version = hashlib.sha256(state.encode("utf-8", "replace")).hexdigest()[:16]
         if version != self.version:

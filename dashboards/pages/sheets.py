@@ -12,10 +12,11 @@ from dashboards.pages.gallery import Pictures, pictured
 from dashboards.pages.rendering import render
 from dashboards.panels import GROUPS, PANELS, TRIAL_PANELS, Panel
 from dashboards.ranking import KINDS, ranking, status_of
-from dashboards.summaries import Board, Rows, Trial, records
+from dashboards.summaries import Board, Rows, Trial, last_lines, records
 
 MAX_CASES = 500  # rows of a trial's table
 WORST = 5  # of these, marked
+LOG_LINES = 200  # of a trial
 _ON_THE_OVERVIEW = ("history", "tradeoffs")
 _OVERVIEW_ROWS, _ROWS = 100, 500  # of a ranking
 _PARALLEL_CHARTS = 2  # of one page: each takes three of the few WebGL contexts that a browser has
@@ -63,12 +64,13 @@ def experiment(board: Board, source: str, find: Pictures, links: Links, assets: 
     return render("experiment.html", charts, source, assets, home=home, links=links, **shown)
 
 
-def trial(subject: Trial, source: str, find: Pictures, assets: str, home: str, up: str) -> str:
+def trial(subject: Trial, source: str, find: Pictures, log: str, assets: str, home: str, up: str) -> str:
     """The page of one trial."""
     row = subject.row
     charts = [chart("chart", panel, subject) for panel in TRIAL_PANELS]
     about = {"row": row, "kind": KINDS.get(str(row["kind"]), row["kind"]), "state": status_of(row)}
     shown = {"pictured": pictured(find(subject.gallery)), "cases": _scores(subject.cases), "settings": records(subject.settings)}
+    shown["log"] = last_lines(log, LOG_LINES)
     words = {"summary": facts.trial_tiles(row), "environment": facts.where_it_ran(subject)}
     return render("trial.html", charts, source, assets, home=home, up=up, **about, **shown, **words)
 

@@ -11,8 +11,10 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,14 +26,25 @@ from dashboards.pages.sheets import Links
 from dashboards.summaries import Rows
 from tune.results import InputError
 
+Logs = Callable[[Mapping[str, Any]], str]
+"""What a trial printed, by its row."""
+
 MAX_TRIAL_PAGES = 200  # of one experiment, beside its controls
 _MARK = ".written-by-cdal-search"
 _MARK_SAYS = b"Everything in this folder is written by dashboards/leaderboard.py, and removed when it is outdated.\n"
+_THREADS = 16  # that wait for the store
 _PLAIN = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 
 
-def write(rows: Rows, folder: Path, source: str, find: Pictures) -> Path:
+def write(rows: Rows, folder: Path, source: str, find: Pictures, log: Logs) -> Path:
     """Write all pages and return the first one; pages of what is no longer in the lake are removed.
+
+    Args:
+        rows: the lake.
+        folder: where to.
+        source: the lake's name.
+        find: its pictures.
+        log: the end of what a trial printed, by its row.
 
     Raises:
         InputError: the folder cannot be written, or holds something else.
@@ -44,7 +57,7 @@ def write(rows: Rows, folder: Path, source: str, find: Pictures) -> Path:
             if not _same(pages / "assets" / name, shared):
                 write_whole(pages / "assets" / name, shared)
         written = {pages / "assets" / name for name in ASSETS} | {pages / _MARK}
-        for path, content in _pages(rows, pages, source, find):
+        for path, content in _pages(rows, pages, source, find, log):
             write_whole(path, content.encode())
             written.add(path)
         _remove_others(pages, written)
@@ -82,7 +95,7 @@ def worth_a_page(trials: pd.DataFrame, limit: int = MAX_TRIAL_PAGES) -> pd.DataF
     return trials[kept | trials.index.isin(rest.sort_values("number", kind="stable").tail(room).index)]
 
 
-def _pages(rows: Rows, pages: Path, source: str, find: Pictures) -> Iterator[tuple[Path, str]]:
+def _pages(rows: Rows, pages: Path, source: str, find: Pictures, log: Logs) -> Iterator[tuple[Path, str]]:
     """All pages; the first one last, when what it refers to is there."""
     boards = [summaries.board_of(rows, name) for name in rows.descriptions]
     chosen = {board.experiments[0]: worth_a_page(board.trials) for board in boards}
@@ -94,10 +107,12 @@ def _pages(rows: Rows, pages: Path, source: str, find: Pictures) -> Iterator[tup
     for board in boards:
         (name,) = board.experiments
         own = file_name(name)
-        for trial in summaries.trials_of(rows, board, chosen[name]):
+        with ThreadPoolExecutor(_THREADS) as pool:
+            logs = list(pool.map(log, summaries.records(chosen[name])))
+        for trial, said in zip(summaries.trials_of(rows, board, chosen[name]), logs, strict=True):
             path = pages / "trials" / own / f"{file_name(str(trial.row['trial_id']))}.html"
             up = f"../../experiments/{own}.html"
-            yield path, sheets.trial(trial, source, find, "../../assets/", "../../../index.html", up)
+            yield path, sheets.trial(trial, source, find, said, "../../assets/", "../../../index.html", up)
         links = Links(lambda name: f"{file_name(name)}.html", link("../"))
         yield pages / "experiments" / f"{own}.html", sheets.experiment(board, source, find, links, "../assets/", "../../index.html")
     left_out = sum(len(board.trials) for board in boards) - sum(map(len, chosen.values()))

@@ -4,6 +4,9 @@ import io
 import math
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from patience import communicate
 from PIL import Image
 
 from tune.results import Writer, create_experiment
 
 MakeLake = Callable[..., Path]
 
+SCRIPT = Path(__file__).parents[2] / "dashboards" / "serve.py"
 _START = 1_790_000_000.0
 # Without the GL flags, charts that need WebGL fail in a browser without a display.
 _FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-gpu-compositing"]
@@ -186,3 +191,23 @@ def visit(window: Any) -> Iterator[Callable[..., Any]]:
     window.goto("about:blank")
     assert [trouble for trouble in troubles if "GPU stall" not in trouble] == []
     assert [url for url in requested if not url.startswith(tuple(own))] == []
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., str]]:
+    """Start the server and return its address; afterwards it must end cleanly when interrupted, with nothing to complain of."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(root: Path | str, *more: str) -> str:
+        command = [sys.executable, str(SCRIPT), "--storage", str(root), "--port", "0", *more]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.send_signal(signal.SIGINT)
+    for process in started:
+        out, err = communicate(process)
+        assert (process.returncode, out, err) == (0, "", "")
