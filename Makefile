@@ -2,13 +2,14 @@
 # make leaderboard   draw the leaderboard again from the results
 # make test-quick    tests that start neither Ray nor a browser nor hosts, and do not take long
 # make test          the whole test suite
+# make survival      faults of all kinds in real searches, then 20 minutes of them at random; prints a table
 # make test-gpu      the tests that need a GPU, where there is one
 # make lint          style and types
 PYTHON ?= python3
 bin := .venv/bin
 storage ?= results
 
-.PHONY: search leaderboard test test-quick test-gpu lint
+.PHONY: search leaderboard test test-quick test-gpu survival lint
 search: .venv/installed
 	$(bin)/python tune/search.py --storage $(storage)
 
@@ -20,7 +21,11 @@ test: .venv/installed-dev
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-quick: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not ray and not browser and not hosts and not long and not gpu"
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not ray and not browser and not hosts and not long and not gpu and not survival"
+
+survival: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -p no:cacheprovider -m "" tests/survival
+	OMP_NUM_THREADS=1 $(bin)/python tests/survival/soak.py
 
 test-gpu: .venv/installed-dev
 	$(bin)/python -m pytest -m gpu

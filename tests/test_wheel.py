@@ -16,7 +16,7 @@ from tune.results import load
 
 pytestmark = pytest.mark.long
 
-COMMANDS = {"search", "finalists", "rehearse", "results", "leaderboard", "serve", "train", "segment", "inspect", "check"}
+COMMANDS = {"search", "control", "finalists", "rehearse", "results", "leaderboard", "serve", "train", "segment", "inspect", "check"}
 LOAD_ALL = """
 from importlib.metadata import distribution
 for command in distribution("cdal-search").entry_points:

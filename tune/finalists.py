@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 try:
     from cdal.command import DONE, WORK_FAILED, command_line, run
     from cdal.errors import InputError
-    from tune.command import add_address, add_storage, command_for, ends_well, lake_root
+    from tune.command import add_address, add_notify, add_storage, command_for, ends_well, lake_root
     from tune.results import check_writable, create_experiment, load, read_experiment
+    from tune.steering import FINISHED, Notices
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
         sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     keep = found.add_argument_group("results")
     add_storage(keep)
     keep.add_argument("--name", help="of the experiment (default: the search's, with -finalists)")
+    add_notify(keep)
     keep.add_argument("--dry-run", action="store_true", help="print the trainings and about how long they would take, and stop")
     return found
 
@@ -79,12 +81,15 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
     """
     from tune.finals import Retraining, earlier_looks, refuse_again
     from tune.lake import hold
-    from tune.running import connect, this_machine
+    from tune.running import check_machine, connect, this_machine
 
     _check(given)
     root, name = lake_root(given.storage), given.name or f"{given.experiment}-finalists"
+    say = partial(console.print, markup=False)
+    notices = Notices(given.notify, given.notify_command, name, say=say, go_on=_go_on(given))
     search = _search(root, given.experiment)
     earlier = _earlier(root, name, given.experiment)
+    check_machine(root, given.data or search["arguments"].get("data"), starts_ray=given.address is None)
     machine = None if given.address else this_machine()
     if machine is None:
         connect(given.address, this=None)
@@ -100,12 +105,13 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
         if not given.again:
             refuse_again(before)
         create_experiment(root, name, _describe(given, plan, contest))
-    with ends_well("the retraining", _go_on(given), console), hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
+    with ends_well("the retraining", _go_on(given), console), hold(f"{root}/{name}/tune", say) as lease, notices:
         evaluations = _evaluation(root, name).begin(contest, before, again=given.again)
         _print_plan(plan, contest, name, {}, console)
         retraining = Retraining(plan, contest, root, name, evaluations, machine=machine, address=given.address)
-        records = retraining.run(console)
-    failed = [record for record in records if not retraining.is_done(record)]
+        records = retraining.run(console, lease.check)
+        failed = [record for record in records if not retraining.is_done(record)]
+        notices.send(FINISHED, f"{len(records)} trainings, {len(failed)} of them failed")
     return _finish(given, plan, contest, root, name, records, failed, console)
 
 
@@ -166,7 +172,7 @@ def _plan(given: argparse.Namespace, search: Mapping[str, Any], earlier: Mapping
     """The plan of the search, with what may differ from it."""
     from tune.running import Options, absolute, cluster_nodes, remake_plan
 
-    options = replace(Options.from_dict(search["arguments"]), trials=None, time_budget=None)
+    options = replace(Options.from_dict(search["arguments"]), trials=None, time_budget=None, gpu_hours=None)
     said = {name: getattr(given, name) for name in ("data", "max_concurrent", "cpus_per_worker", "gpus_per_worker")}
     if given.data is not None:
         said["data"] = absolute(given.data)

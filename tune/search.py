@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 try:
     from cdal.command import DONE, WORK_FAILED, command_line, run
     from cdal.errors import InputError
-    from tune.command import add_address, add_storage, command_for, ends_well, lake_root
+    from tune.command import add_address, add_notify, add_storage, command_for, ends_well, lake_root
     from tune.results import check_writable, create_experiment, load, read_experiment
+    from tune.steering import BUDGET_USED, FINISHED, Notices, check
 except ModuleNotFoundError as missing:
     if (missing.name or "").split(".")[0] not in ("cdal", "tune"):
         sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
@@ -48,6 +49,7 @@ _ON_RESUME = (
     "workers_per_trial", "cpus_per_worker", "gpus_per_worker",
 )  # fmt: skip
 _NEWEST = ""  # --resume without a name
+_TYPED = {"sets": "set", "tries": "try"}  # where an option is not called like what it gives
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
         dest="sets",
         help="fix a field of the configuration, such as loss.r1_gamma=0.5, or an option of the dataset, such as dataset.size=64; "
         "repeatable",
+    )
+    what.add_argument(
+        "--try",
+        action="append",
+        metavar="FILE",
+        dest="tries",
+        help="YAML file with settings of your own, lines such as loss.adversarial: 0.1, that are tried first; repeatable",
     )
     what.add_argument("--fold", type=int, help="which fold's training and validation cases to use (default: 0)")
     what.add_argument("--epochs", type=int, help="length of a whole trial (default: the space's)")
@@ -109,7 +118,19 @@ def parser() -> argparse.ArgumentParser:
     add_storage(keep)
     keep.add_argument("--name", help="of the experiment (default: the dataset and the time)")
     keep.add_argument("--resume", nargs="?", const=_NEWEST, metavar="NAME", help="go on with an experiment (default: the newest)")
+    keep.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="with --resume: take up failed trials again, unless their settings were the reason",
+    )
     keep.add_argument("--repeat", metavar="NAME", help="run an experiment of the lake again, as it was started, under a new name")
+    keep.add_argument(
+        "--keep",
+        type=int,
+        metavar="N",
+        help="of the trials that ended, the best N keep all their checkpoints, the others their best weights (default: 20)",
+    )
+    add_notify(keep)
     keep.add_argument("--dry-run", action="store_true", help="print what would be done and what it is expected to take, and stop")
     return found
 
@@ -125,9 +146,15 @@ def search(given: argparse.Namespace, console: Console) -> int:
     Raises:
         InputError: what was asked for cannot be done.
     """
-    from tune.lake import hold, refuse_taken
-    from tune.running import Session, cluster_nodes, connect, make_plan, remake_plan, this_machine
+    from tune.lake import KEPT, hold, refuse_taken
+    from tune.proposing import settings
+    from tune.running import Session, check_machine, cluster_nodes, connect, make_plan, remake_plan, this_machine
 
+    if given.retry_failed and given.resume is None:
+        raise InputError("--retry-failed takes up trials of an experiment again; name it: --resume NAME --retry-failed")
+    if given.keep is not None and given.keep < 0:
+        raise InputError(f"--keep is {given.keep}; it must be at least 0")
+    check(given.notify, given.notify_command)
     root = lake_root(given.storage)
     description: dict[str, Any] | None = None
     name = given.name or ""
@@ -140,13 +167,18 @@ def search(given: argparse.Namespace, console: Console) -> int:
     if given.repeat is not None:
         options = _repeated(given, root, console)
 
+    check_machine(root, options.data, starts_ray=given.address is None)
     machine = None if given.address else this_machine()
     if machine is None:
         connect(given.address, this=None)
     nodes = cluster_nodes() if machine is None else [machine]
     plan = make_plan(options, nodes, root) if description is None else remake_plan(description, options, nodes)
+    for path, values in zip(given.tries or (), options.tries, strict=False):
+        settings(plan.space, values, path)
     if given.dry_run:
         _print_plan(plan, name, console, advice=True)
+        if description is not None:
+            _print_taken_up(root, name, given.retry_failed, console)
         _measured(plan, machine, console)
         return DONE
     check_writable(root)
@@ -157,20 +189,38 @@ def search(given: argparse.Namespace, console: Console) -> int:
         plan = _measured(plan, machine, console)
         create_experiment(root, name, plan.describe())
     go_on = command_for("search", given, "--resume", name)
-    with ends_well("the search", go_on, console), hold(f"{root}/{name}/tune", partial(console.print, markup=False)):
+    again = command_for("search", given, "--resume", name, "--retry-failed")
+    say = partial(console.print, markup=False)
+    notices = Notices(given.notify, given.notify_command, name, say=say, go_on=go_on)
+    with ends_well("the search", go_on, console, after_pause=again), hold(f"{root}/{name}/tune", say) as lease, notices:
         if description is not None:
             _print_plan(plan, name, console)
-        session = Session(plan, root, name, machine=machine, address=given.address)
+            _print_taken_up(root, name, given.retry_failed, console)
+        kept = KEPT if given.keep is None else given.keep
+        session = Session(plan, root, name, machine=machine, address=given.address, keep=kept)
         budget = options.time_budget
         if budget is not None and description is not None and given.time_budget is None:
             budget = max(budget - session.used, 0.0)  # the rest of what the search was given first
-        records = session.run(console, resume=description is not None, budget=budget)
+        records = session.run(
+            console, resume=description is not None, budget=budget, retry_failed=given.retry_failed, check=lease.check
+        )
+        notices.send(BUDGET_USED if session.out_of_budget else FINISHED, _in_short(records))
     return _finish(plan, root, records, console)
+
+
+def _in_short(records: list[Record]) -> str:
+    """What came out of a search, for those who are not there."""
+    from tune.running import best_of
+
+    best = best_of(records)
+    dice = "none has a result" if best is None else f"best Dice {best.row['validation_dice']:.4f} in trial {best.number}"
+    return f"{len(records)} trials, {dice}"
 
 
 def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> Options:
     """What was asked for; of a resumed experiment, what it was started with, and what may be changed."""
     from tune.running import Options, absolute, parse_duration, parse_gpus
+    from tune.steering import granted, read_settings, read_text
 
     said = {name: value for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__}
     if "sets" in said:
@@ -181,33 +231,38 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
         said["gpus_per_worker"] = parse_gpus(said["gpus_per_worker"])
     if "objectives" in said:
         said["objectives"] = tuple(said["objectives"].split(","))
+    if "tries" in said:
+        said["tries"] = tuple(read_settings(read_text(path), path) for path in said["tries"])
     if description is None:
         return Options(**said)
     for name in said:
+        if name == "tries":
+            raise InputError(
+                "--try is for the start; a search that has begun takes settings by: python tune/control.py NAME enqueue FILE"
+            )
         if name not in _ON_RESUME:
-            option = "set" if name == "sets" else name.replace("_", "-")
+            option = _typed(name)
             raise InputError(f"--{option} cannot change when an experiment goes on; start another one, without --resume")
     if "data" in said:
         said["data"] = absolute(said["data"])
-    return replace(Options.from_dict(description["arguments"]), **said)
+    return replace(Options.from_dict(description["arguments"]).with_granted(granted(description)), **said)
+
+
+def _typed(name: str) -> str:
+    """An option as it is typed, without its dashes."""
+    return _TYPED.get(name, name.replace("_", "-"))
 
 
 def _repeated(given: argparse.Namespace, root: str, console: Console) -> Options:
     """What an experiment was started with; says where this machine's versions are not those of then."""
-    from tune.lake import git_commit, versions
-    from tune.running import Options
+    from tune.running import Options, changes_since
 
     asked = [name for name, value in vars(given).items() if value is not None and name in Options.__dataclass_fields__]
     if asked or given.resume is not None:
-        raise InputError(
-            f"--repeat runs {given.repeat} as it was started; leave out --{(asked or ['resume'])[0].replace('_', '-')}"
-        )
+        raise InputError(f"--repeat runs {given.repeat} as it was started; leave out --{_typed((asked or ['resume'])[0])}")
     description = read_experiment(root, given.repeat).description
-    now = versions() | {"git commit": git_commit()}
-    then = dict(description.get("versions", {})) | {"git commit": description.get("git_commit")}
-    for name in now:
-        if then.get(name) != now[name]:
-            console.print(f"note        {name} was {then.get(name)} then and is {now[name]} now; figures may differ", markup=False)
+    for change in changes_since(description):
+        console.print(f"note        {change}", markup=False)
     return Options.from_dict(description["arguments"])
 
 
@@ -227,12 +282,28 @@ def _print_plan(plan: Plan, name: str, console: Console, *, advice: bool = False
         console.print(line, markup=False)
 
 
+def _print_taken_up(root: str, name: str, retry_failed: bool, console: Console) -> None:
+    """What becomes of the trials of a search that goes on."""
+    from tune.lake.status import ENDED, FAILED, SETTING
+
+    rows = load(root).trials().select(["experiment", "status", "cause"]).to_pylist()
+    own = [row for row in rows if row["experiment"] == name]
+    failed = sum(row["status"] == FAILED and row["cause"] != SETTING for row in own)
+    ended = sum(row["status"] in ENDED for row in own) - failed
+    parts = [f"{ended} trial{'s' * (ended != 1)} ended", f"{len(own) - ended - failed} go on"]
+    if failed:
+        parts.append(
+            f"{failed} that failed begin again" if retry_failed else f"{failed} failed (--retry-failed takes them up again)"
+        )
+    console.print(f"resume      {', '.join(parts)}", markup=False)
+
+
 def _measured(plan: Plan, machine: Node | None, console: Console) -> Plan:
     """The plan with as many trials on a GPU as are worthwhile; says how many, and what the search is going to take."""
     from tune.running import measure
 
     before = plan.resource_lines
-    plan, paces = measure(plan, machine)
+    plan, paces = measure(plan, machine, partial(console.print, markup=False))
     lines = [] if plan.resource_lines == before else plan.resource_lines
     estimate = plan.forecast(paces) if paces else "none: neither the published nor a typical setting could be timed"
     for line in (*lines, f"estimate    {estimate}"):
@@ -246,7 +317,7 @@ def _finish(plan: Plan, root: str, records: list[Record], console: Console) -> i
     from tune.running import top_table
 
     page = build(root)
-    if all(record.row.get("validation_dice") is None for record in records):
+    if not any(record.may_be_best for record in records):
         reasons = [record.row["reason"] for record in records if record.row.get("reason")]
         reason = reasons[0] if reasons else "the budget was used up before a trial began"
         console.print(f"no trial has a result: {reason}", markup=False)

@@ -11,10 +11,12 @@ from typing import Any
 
 import lean
 import pandas as pd
+import pytest
 from one_process import one_process
 from patience import end, finish
 
 from cdal.errors import InputError
+from cdal.layers import LatentMapping
 from tune import search
 from tune.results import load
 
@@ -47,6 +49,21 @@ def tiny(folder: Path, epochs: int = 3, steps: int = 1) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(TINY.replace("EPOCHS", str(epochs)).replace("STEPS", str(steps)))
     return path
+
+
+HUGE = 8192
+"""A `model.latent_embedding` that `little_memory` has no room for."""
+
+
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, models of the size HUGE do not fit the memory."""
+
+    def allocate(latent_size: int, width: int, layers: int) -> LatentMapping:
+        if width == HUGE:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+        return LatentMapping(latent_size, width, layers)
+
+    monkeypatch.setattr("cdal.generator.LatentMapping", allocate)
 
 
 class Command(subprocess.Popen[str]):

@@ -17,18 +17,18 @@ from one_process import one_process
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from patience import finish, wait_for
-from searches import assert_whole, here, rows_of, run, start, tiny, trials, worker_processes
+from searches import HUGE, assert_whole, here, little_memory, rows_of, run, start, tiny, trials, worker_processes
 
 from cdal.checkpoint import read_info
 from cdal.training import LAST
 from tune import search
 from tune.lake import hold
-from tune.results import load
+from tune.results import Writer, load
 from tune.running import Progress, Recorder
 
 pytestmark = pytest.mark.long
 
-NOT_FIGURES = r"seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"
+NOT_FIGURES = r"^log$|seconds|_at$|memory|host|experiment|checkpoint|per_second|gpu_hours"
 
 
 def figures(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
@@ -112,7 +112,7 @@ def test_a_search_that_lost_a_worker_and_is_told_to_end_saves_all_and_goes_on(tm
         output = finish(driver, 30)
     assert driver.returncode == 130, output
     assert_polite(storage, output)
-    assert output.count("Traceback") == 1  # Ray's, of the worker
+    assert "Traceback" not in output
     here("--resume", "polite", "--storage", storage)
     assert_whole(storage, "polite", 3, 40)
     assert trials(storage, "polite")["restarts"].sum() == 1
@@ -187,8 +187,9 @@ def test_several_objectives_and_a_warm_start_from_them(tmp_path: Path) -> None:
     assert len(warm.trials) == ended + len(trials(storage, "next").query("kind == 'searched'"))
 
 
-def test_out_of_memory_is_infeasible_and_does_not_end_the_search(tmp_path: Path) -> None:
-    huge = "  model.latent_embedding: {values: [4000000]}\n"  # whose square is more numbers than any memory holds
+def test_out_of_memory_is_infeasible_and_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    little_memory(monkeypatch)
+    huge = f"  model.latent_embedding: {{values: [{HUGE}]}}\n"
     (tmp_path / "huge.yaml").write_text(tiny(tmp_path).read_text() + huge)
     here("--space", tmp_path / "huge.yaml", "--storage", tmp_path / "lake", "--trials", 3, "--name", "huge")
     table = trials(tmp_path / "lake", "huge")
@@ -221,7 +222,24 @@ def test_two_searches_do_not_share_an_experiment(tmp_path: Path) -> None:
         pass
 
 
+def test_failed_trials_are_taken_up_again_where_their_settings_were_not_the_reason(tmp_path: Path) -> None:
+    storage = tmp_path / "lake"
+    here("--space", tiny(tmp_path, epochs=1), "--storage", storage, "--trials", 3, "--name", "odd")
+    rows = [row for row in load(storage).trials().to_pylist() if row["number"] > 0]
+    with Writer(storage, "odd") as writer:
+        for row, cause in zip(rows, ("machine", "setting"), strict=True):
+            known = {name: value for name, value in row.items() if value is not None and name != "recorded_at"}
+            writer.append("trials", known | {"status": "failed", "cause": cause, "reason": "injected", "epochs": 0})
+    again = ("--storage", storage, "--resume", "odd")
+    assert "resume      2 trials ended, 0 go on, 1 failed (--retry-failed takes them up again)" in here(*again)
+    assert trials(storage, "odd")["status"].tolist() == ["finished", "failed", "failed"]
+    assert "resume      2 trials ended, 0 go on, 1 that failed begin again" in here(*again, "--retry-failed")
+    assert trials(storage, "odd")["status"].tolist() == ["finished", "finished", "failed"]
+
+
 WRONG = {
+    "retry without resume": (["--retry-failed"], "--resume NAME --retry-failed"),
+    "no cluster": (["--address", "127.0.0.1:1"], "no Ray cluster answers at --address 127.0.0.1:1"),
     "gpu": (["--gpus-per-worker", "1000"], "a trial asks for 1 worker of"),
     "dataset": (["--dataset", "brain"], "no search space for the dataset 'brain'"),
     "space": (["--space", "none.yaml"], "the search space none.yaml cannot be read"),
@@ -270,8 +288,8 @@ def test_help_explains_and_lists_every_option() -> None:
     text = search.parser().format_help()
     options = (
         "--dataset --data --space --set --fold --epochs --trials --time-budget --seed --max-concurrent --workers-per-trial "
-        "--cpus-per-worker --gpus-per-worker --address --storage --name --resume --dry-run --repeat --gpu-hours "
-        "--cost-per-gpu-hour --min-improvement --sampler --scheduler --objectives --warm-start"
+        "--cpus-per-worker --gpus-per-worker --address --storage --name --resume --retry-failed --dry-run --repeat --gpu-hours "
+        "--cost-per-gpu-hour --min-improvement --sampler --scheduler --objectives --warm-start --try --notify --notify-command"
     )
     assert set(re.findall(r"(?<![\w-])--[a-z-]+", search.parser().format_usage())) == set(options.split())
     assert "python tune/search.py --dataset hippocampus --data" in text
