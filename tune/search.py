@@ -290,7 +290,8 @@ def _print_taken_up(root: str, name: str, retry_failed: bool, console: Console) 
     own = [row for row in rows if row["experiment"] == name]
     failed = sum(row["status"] == FAILED and row["cause"] != SETTING for row in own)
     ended = sum(row["status"] in ENDED for row in own) - failed
-    parts = [f"{ended} trial{'s' * (ended != 1)} ended", f"{len(own) - ended - failed} go on"]
+    left = len(own) - ended - failed
+    parts = [f"{ended} trial{'s' * (ended != 1)} ended", f"{left} go{'es' * (left == 1)} on"]
     if failed:
         parts.append(
             f"{failed} that failed begin again" if retry_failed else f"{failed} failed (--retry-failed takes them up again)"

@@ -263,6 +263,12 @@ def _evaluate(config: Config, sample: Any) -> None:
 class _AnyRng:
     device = DEVICE
 
+    def get_state(self) -> None:
+        """Kept in the process, as a real one's: nobody waits for the device."""
+
+    def set_state(self, state: None) -> None:
+        """Nothing."""
+
 
 def spoiled() -> dict[str, Any]:
     """What a trace says of things that must not be."""

@@ -27,9 +27,9 @@ RESTARTS = 3  # without an epoch in between
 _TWICE = 2  # on one machine, and the trial goes elsewhere; with the same error of Python's, and it is the setting's
 _BAD_MACHINE = 3  # failures in a row on one machine, of whatever trials
 _FLOOR = "CDAL_HANG_SECONDS"
-_FLOOR_SECONDS, _USUAL, _FIRST = 60.0, 3.0, 10.0  # least silence that is one too many; times an epoch; times the floor at first
-_DEAF_SECONDS = 30.0  # beyond that, for a process that does not even say that it is silent
+_FLOOR_SECONDS, _USUAL, _FIRST = 60.0, 3.0, 5.0  # least silence that is one too many; times an epoch; times the floor at first
 _LOOK_SECONDS = 2.0
+_DEAF_SECONDS = 12.0  # without even a word that it is silent, which would have come every few seconds
 
 
 class Verdict(NamedTuple):
@@ -78,6 +78,7 @@ class Overseer(Callback):
         self._asked: queue.SimpleQueue[tuple[int, Verdict]] = queue.SimpleQueue()
         self._on_machines: Counter[str] = Counter()  # failures since the last epoch there
         self._avoided: set[str] = set()
+        self._input_faults: dict[str, set[str]] = {}  # the machines that say so, by sentence
         self._epoch_seconds: list[float] = [second for record in recorder.snapshot() for second in record.seconds.values()]
         self._epoch_seconds.sort()
         self._first_seconds = 0.0  # the longest time from the start of a process to its first epoch
@@ -109,7 +110,10 @@ class Overseer(Callback):
             self._verdicts[number] = verdict
         if not self._verdicts and time.monotonic() - self._looked < _LOOK_SECONDS:
             return
+        late = time.monotonic() - self._looked - _LOOK_SECONDS
         self._looked = time.monotonic()
+        for watched in self._trials.values():
+            watched.heard += max(late, 0.0)  # nobody listened meanwhile
         live = {trial.config["number"]: trial for trial in controller.get_live_trials()}
         self._verdicts = {number: verdict for number, verdict in self._verdicts.items() if number in live}
         for number, trial in live.items():
@@ -123,10 +127,10 @@ class Overseer(Callback):
     def _look_at(self, controller: Any, trial: Any, watched: _Watched) -> None:
         """Whoever does not even say that it is silent is stopped, by force where it should go on."""
         unheard = self._looked - watched.heard
-        if unheard > _LOOK_SECONDS + _DEAF_SECONDS and (reason := self._budget.why_over()) is not None:
+        if unheard > _DEAF_SECONDS and (reason := self._budget.why_over()) is not None:
             self._verdicts[trial.config["number"]] = Verdict(STOPPED if watched.epochs else INTERRUPTED, reason)
             controller.stop_trial(trial)
-        elif unheard > self.patience(watched) + _DEAF_SECONDS and watched.fault is None:
+        elif unheard + _LOOK_SECONDS > self.patience(watched) and watched.fault is None:
             watched.fault = Fault(MACHINE, f"it hung: its process said nothing for {unheard:.0f} s")
             ray.kill(trial.temporary_state.ray_actor)
 
@@ -147,6 +151,8 @@ class Overseer(Callback):
         watched.began = watched.heard = watched.alive = now
         watched.fault, watched.epochs = None, 0
         self._recorder.start(trial.config["number"])
+        if trial.placement_group_factory.required_resources.get("CPU"):  # else its workers may have to wait
+            self._recorder.holds(trial.config["number"])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """A message came; Tune shall not keep its rows and pictures."""
@@ -154,6 +160,10 @@ class Overseer(Callback):
         number = trial.config["number"]
         watched = self._trials[number]
         watched.heard, watched.node = time.monotonic(), message.get("node", "")
+        if "waits" in message:
+            watched.began = watched.heard
+            return
+        self._recorder.holds(number)
         if "silent" in message:
             if message["silent"] + PULSE_SECONDS > self.patience(watched):  # by the next word it would be
                 trial.temporary_state.ray_actor.hangs.remote()
@@ -191,11 +201,11 @@ class Overseer(Callback):
         self.breaker.failed(fault.sentence)
         self._on_machines[watched.node] += 1
         alike = sum(other.sentence == fault.sentence for other, _ in watched.faults)
-        if fault.cause == INPUT and alike >= _TWICE:
+        if fault.cause == INPUT and self._is_the_users(trial, fault, watched.node, alike):
             self.wrong_input = fault.sentence
         elif fault.code and alike >= _TWICE:
             self._verdicts[number] = Verdict(FAILED, f"{alike} times alike: {fault.sentence}", SETTING, fault.details)
-        elif len(watched.faults) > RESTARTS:
+        elif len(watched.faults) > RESTARTS and fault.cause != INPUT:
             reason = f"given up after {len(watched.faults)} attempts without an epoch: {fault.sentence}"
             self._verdicts[number] = Verdict(FAILED, reason, fault.cause, fault.details)
         else:
@@ -231,21 +241,30 @@ class Overseer(Callback):
             return Fault(MACHINE, "its machine was lost", counts=False)
         return Fault(MACHINE, "its process was killed")
 
+    def _is_the_users(self, trial: Any, fault: Fault, node: str, alike: int) -> bool:
+        """Whether input is wrong, and not only on one machine: another one has said so too, or there is none."""
+        settings = TrialSettings.from_json(trial.config["settings"])
+        agreeing = self._input_faults.setdefault(fault.sentence, set())
+        agreeing.add(node)
+        nowhere_else = settings.workers > 1 or not self._others(settings, {node})
+        return len(agreeing) > 1 or (alike >= _TWICE and nowhere_else)
+
     def _send_elsewhere(self, trial: Any, watched: _Watched) -> None:
-        """Where a machine has failed a trial twice, or everybody lately, another one is tried, if there is one."""
+        """Where a machine has failed a trial twice, or everybody lately, or lacks the data, it goes to another, if there is one."""
         settings = TrialSettings.from_json(trial.config["settings"])
         if settings.workers > 1 or not watched.node:
             return
-        others = {
-            node["NodeID"]
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
-            if node["Alive"]
-            and node["Resources"].get("GPU" if settings.gpus else "CPU", 0) >= min(settings.gpus or settings.cpus, 1)
-        }
-        if self._on_machines[watched.node] >= _BAD_MACHINE and others - self._avoided - {watched.node}:
+        if self._on_machines[watched.node] >= _BAD_MACHINE and self._others(settings, self._avoided | {watched.node}):
             self._avoided.add(watched.node)
             self._say(f"nothing works any more on the machine {watched.node[:8]}: no further trial is sent there")
         nodes = Counter(node for _, node in watched.faults)
         own = {node for node, count in nodes.items() if count >= _TWICE} | self._avoided
-        if own and others - own:
+        own |= {node for fault, node in watched.faults if fault.cause == INPUT}
+        if own and self._others(settings, own):
             trial.update_resources(request(settings, sorted(own)))
+
+    def _others(self, settings: TrialSettings, but: set[str]) -> set[str]:
+        """The machines that are alive and large enough for a trial, some left out."""
+        alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        kind, needed = ("GPU", settings.gpus) if settings.gpus else ("CPU", settings.cpus)
+        return {node["NodeID"] for node in alive if node["Resources"].get(kind, 0) >= needed} - but

@@ -201,18 +201,20 @@ class Recorder:
             self._save(self._records[proposal.number])
 
     def start(self, number: int) -> None:
-        """A machine has taken the trial up."""
+        """A process has taken the trial up."""
         with self._lock:
             record = self._records[number]
-            self.ledger.begin(number)
-            waited = time.monotonic() - self._waits.pop(number, time.monotonic())
-            record.row |= {
-                "status": RUNNING,
-                "attempts": (record.row.get("attempts") or 0) + 1,
-                "waiting_seconds": (record.row.get("waiting_seconds") or 0.0) + waited,
-            }
-            record.row.setdefault("started_at", datetime.now(UTC))
+            record.row |= {"status": RUNNING, "attempts": (record.row.get("attempts") or 0) + 1}
             self._save(record)
+
+    def holds(self, number: int) -> None:
+        """The trial has its machines; it may be told again and again."""
+        with self._lock:
+            self.ledger.begin(number)
+            if (since := self._waits.pop(number, None)) is not None:
+                row = self._records[number].row
+                row["waiting_seconds"] = (row.get("waiting_seconds") or 0.0) + time.monotonic() - since
+                row.setdefault("started_at", datetime.now(UTC))
 
     def take(self, number: int, message: Message) -> None:
         """A trial's message."""
@@ -249,7 +251,7 @@ class Recorder:
         with self._lock:
             record = self._changing(number)
             before = str(record.row.get("reason") or record.status).partition("; not scored")[0]
-            record.row["reason"] = f"{before}; not scored: {reason.removeprefix('trained; not scored: ')}"
+            record.row["reason"] = f"{before}; not scored: {reason}"
             self._save(record)
 
     def end(self, number: int, status: str, reason: str, error: str | None = None, cause: str | None = None) -> None:

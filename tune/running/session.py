@@ -250,7 +250,7 @@ class Session:
         self._requests.connect(self._address, self._machine)
         values = {path: best.row[f"config.{path}"] for path in self.plan.space.parameters}
         proposal = Proposal(best.number, str(best.row["kind"]), values)
-        settings = self.settings(proposal, trial_config(self.plan, proposal), only_score=True)
+        settings = self.settings(proposal, trial_config(self.plan, proposal), only_score=True, workers=1)
         problem: str | None = None
         for _ in range(_SCORINGS):
             self.recorder.ledger.begin(best.number)
@@ -260,8 +260,9 @@ class Session:
                 self.recorder.ledger.end(best.number)
             if message is not None:
                 return self.recorder.take(best.number, message)
+        problem = str(problem).removeprefix("trained; not scored: ")
         self._say(f"trial {best.number}, the best, is not scored: {problem}")
-        return self.recorder.not_scored(best.number, str(problem))
+        return self.recorder.not_scored(best.number, problem)
 
     def _wait_for_go(self) -> None:
         self._say("paused: no trial runs")

@@ -30,7 +30,7 @@ from tune.trials import CdalTrial, Message, TrialSettings, mps_folder, stop_mps
 TICK_SECONDS = 0.25
 _STOP_SECONDS = 30.0  # for all machines together
 _MACHINE_SECONDS = 1800.0  # until one is free
-_DEAF_SECONDS = 30.0  # beyond anybody's patience, for a process that does not even say that it is silent
+_DEAF_SECONDS = 12.0  # beyond anybody's patience, for a process that does not even say that it is silent
 
 
 class RequestsToEnd:

@@ -108,7 +108,7 @@ class Budget(Stopper):
             trial_id: Tune's.
             result: a trial's message; one without a Dice is a sign of life.
         """
-        self._under_way[trial_id] += result.get("time_this_iter_s", 0.0)
+        self._under_way[trial_id] += 0.0 if "waits" in result else result.get("time_this_iter_s", 0.0)
         if result.get("done"):
             self._forget(trial_id)
             return False

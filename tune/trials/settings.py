@@ -15,8 +15,8 @@ from tune.lake import Mirror
 
 Message = dict[str, Any]
 """`epochs`: rows of the metrics table, new or repeated; `curve`: the same as (epoch, best Dice so far); a trial's last message has
-`done`, `status`, `reason`, and where it finished `trial`, `costs`, `cases` and `gallery`. Besides: `silent`, seconds since the last
-sign of life; `fault`, why the process cannot go on."""
+`done`, `status`, `reason`, and where it finished `trial`, `costs`, `cases` and `gallery`. Besides: `waits`, where its workers
+wait for machines; `silent`, seconds since the last sign of life; `fault`, why the process cannot go on."""
 
 
 @dataclass(frozen=True, kw_only=True)

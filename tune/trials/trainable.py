@@ -51,6 +51,8 @@ class CdalTrial(ray.tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Drop the trial at hand, if there is one, and begin another."""
         self.cleanup()
+        if getattr(self, "_fault", None) is not None:  # stopped just before it could die
+            os._exit(1)
         settings = self._settings = TrialSettings.from_json(new_config["settings"])
         self._log = TrialLog(settings.folder, whole_process=settings.workers == 1 and _is_worker())
         self._source = Alongside(messages(settings)) if settings.workers == 1 else distributed(settings)
@@ -64,7 +66,7 @@ class CdalTrial(ray.tune.Trainable):
             raise MachineError(self._fault.sentence)
         message = self._next_message()
         message.setdefault("curve", [])
-        result: dict[str, Any] = {key: message[key] for key in ("curve", "done", "status", "cause") if key in message}
+        result: dict[str, Any] = {key: message[key] for key in ("curve", "done", "status", "cause", "waits") if key in message}
         result |= message.get("costs", {})
         if message["curve"]:
             self._epoch, result["best_dice"] = message["curve"][-1]

@@ -31,7 +31,8 @@ _END_SECONDS = 60.0  # for Ray Train to end after the last word
 def distributed(settings: TrialSettings) -> Generator[Message | float, None, None]:
     """Run `messages` in the workers of a TorchTrainer and pass on what the first one says, or why another one ended.
 
-    As `Alongside`, it gives the seconds since the last sign of life where nothing else is to be said.
+    As `Alongside`, it gives the seconds since the last sign of life where nothing else is to be said; before the first one, while
+    the workers wait for machines, messages with `waits`.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -64,7 +65,7 @@ def distributed(settings: TrialSettings) -> Generator[Message | float, None, Non
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     seen, other, deadline = 0, None, math.inf
-    alive = said = time.monotonic()
+    alive, said = math.inf, time.monotonic()
     try:
         while True:
             try:
@@ -73,7 +74,7 @@ def distributed(settings: TrialSettings) -> Generator[Message | float, None, Non
                 now = time.monotonic()
                 if thread.is_alive() and now < deadline:
                     if now - said > PULSE_SECONDS:
-                        yield now - alive
+                        yield {"waits": True} if alive == math.inf else now - alive
                         said = now
                     continue
                 yield other or {"fault": _why_they_ended(problem, before)}
@@ -138,6 +139,7 @@ def work(config: dict[str, Any]) -> None:
             said = time.monotonic()
 
     try:
+        live()
         with listening(live):
             for message in messages(settings):
                 if first or message.get("done"):

@@ -38,6 +38,7 @@ class Trial:
         )
         self.config = {"number": number, "kind": SEARCHED, "settings": settings.to_json()}
         self.trial_id, self.status = f"tune-{number}", "RUNNING"
+        self.placement_group_factory = SimpleNamespace(required_resources={"CPU": 1.0})
         self.hung: list[bool] = []
         told = SimpleNamespace(remote=lambda: self.hung.append(True))
         self.temporary_state = SimpleNamespace(ray_actor=SimpleNamespace(hangs=told))
@@ -144,6 +145,18 @@ def test_input_that_is_wrong_twice_is_the_users(search: Callable[..., Search]) -
     assert found.overseer.wrong_input == "a.png cannot be read"
 
 
+def test_input_that_one_machine_lacks_is_looked_for_on_another(search: Callable[..., Search]) -> None:
+    found = search("mn")
+    lacks = Fault(INPUT, "data is not a folder")
+    found.fail(0, lacks, "m")
+    assert found.trials[0].places == ["!in(m)"]
+    found.fail(1, lacks, "m")
+    found.fail(1, lacks, "m")
+    assert found.overseer.wrong_input is None
+    found.fail(1, lacks, "n")
+    assert found.overseer.wrong_input == "data is not a folder"
+
+
 def test_where_a_machine_fails_a_trial_twice_it_goes_elsewhere(search: Callable[..., Search]) -> None:
     found = search("mn")
     found.fail(0, CUDA)
@@ -174,7 +187,7 @@ def test_patience_follows_from_the_epochs_that_were_seen(search: Callable[..., S
     monkeypatch.delenv("CDAL_HANG_SECONDS", raising=False)
     found = search()
     trial = found.begin(0)
-    found.hear(0, silent=590.0)
+    found.hear(0, silent=290.0)
     assert not trial.hung
     found.epoch(0, 1, seconds=2.0)
     found.hear(0, silent=56.0)
@@ -195,16 +208,35 @@ def test_a_process_that_says_nothing_at_all_is_killed(search: Callable[..., Sear
     monkeypatch.setattr(overseer, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setenv("CDAL_HANG_SECONDS", "10")
     found = search()
+    found.overseer.look(found.controller)
     found.begin(0)
     found.epoch(0, 1)
-    now[0] += 39
+    for _ in range(3):
+        now[0] += 2.5
+        found.overseer.look(found.controller)
+    now[0] += 100  # the driver itself stood still
     found.overseer.look(found.controller)
     assert not found.machines.killed
-    now[0] += 3
+    now[0] += 2.5
     found.overseer.look(found.controller)
     assert len(found.machines.killed) == 1
     found.overseer.on_trial_recover(0, [], found.trials[0])
-    assert "its process said nothing for 42 s" in found.row(0)["reason"]
+    assert "its process said nothing for" in found.row(0)["reason"]
+
+
+def test_workers_that_wait_for_machines_neither_hang_nor_cost(
+    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = search()
+    found.trials[0] = trial = Trial(0)
+    trial.placement_group_factory.required_resources = {"memory": 1.0}
+    found.recorder.propose(Proposal(0, SEARCHED, {}), preset("hippocampus"))
+    found.begin(0)
+    found.hear(0, waits=True)
+    assert found.recorder.ledger.running == {}
+    found.hear(0, silent=0.0)
+    assert list(found.recorder.ledger.running) == [0]
+    assert not trial.hung
 
 
 def test_a_person_may_end_a_trial(search: Callable[..., Search]) -> None:
