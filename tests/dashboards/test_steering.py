@@ -25,7 +25,7 @@ def test_the_owner_steers_and_reads_answers_and_logs(make_lake: MakeLake, serve:
     page = visit(serve(root), width=360)
     page.get_by_role("heading", name="Steer this search").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    answer = "document.querySelector('#steer-answer').textContent"
+    answer = "document.querySelector('#steer-answer')?.textContent"
     with at_work(root, "first") as driver:
         page.get_by_role("button", name="Pause").click()
         page.wait_for_function(f"{answer} === 'pause: done'")
@@ -47,9 +47,9 @@ def test_the_owner_steers_and_reads_answers_and_logs(make_lake: MakeLake, serve:
 
     page.get_by_text("Log of a trial").click()
     page.locator("#log-trial").fill("9")
-    page.wait_for_function("document.querySelector('#log').textContent === 'loss is <b>high</b>\\n20 %'")
+    page.wait_for_function("document.querySelector('#log')?.textContent === 'loss is <b>high</b>\\n20 %'")
     page.locator("#log-trial").fill("1")
-    page.wait_for_function("document.querySelector('#log-note').textContent.startsWith('Nothing is kept')")
+    page.wait_for_function("document.querySelector('#log-note')?.textContent?.startsWith('Nothing is kept')")
 
 
 @pytest.mark.browser
@@ -58,14 +58,14 @@ def test_who_has_not_the_token_has_no_buttons_and_sends_nothing(make_lake: MakeL
     root = make_lake("first", trials=2)
     address = serve(root)
     page = visit(address.split("?")[0])
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('0 of 2 trials')")
+    page.wait_for_function("document.querySelector('#status')?.textContent?.startsWith('0 of 2 trials')")
     assert page.get_by_role("button", name="Pause").count() == 0
 
     page, bodies = visit(address), []
     page.on("request", lambda one: bodies.append(one.post_data or ""))
     page.get_by_role("button", name="Pause").click()
     folder = root / "first/tune/requests"
-    page.wait_for_function("document.querySelector('#steer-answer').textContent.startsWith('Asked')")
+    page.wait_for_function("document.querySelector('#steer-answer')?.textContent?.startsWith('Asked')")
     assert len(list(folder.iterdir())) == 1
     body = next(body for body in bodies if '"changedPropIds":["{\\"steer\\":\\"pause\\"}.n_clicks"]' in body)
     port, cookie = address.split(":")[2].split("/")[0], page.context.cookies()[-1]

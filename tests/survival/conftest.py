@@ -26,10 +26,16 @@ def arrange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ac
     return now
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hang shall not take a minute to be noticed."""
-    monkeypatch.setenv("CDAL_HANG_SECONDS", "8")
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """A lake that is not there yet."""
+    return tmp_path / "lake"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hang shall not take a minute to be noticed; what is only slow, on a busy machine, shall not be taken for one."""
+    monkeypatch.setenv("CDAL_HANG_SECONDS", "12")
 
 
 @pytest.fixture

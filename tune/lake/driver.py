@@ -30,6 +30,7 @@ from tune.lake.tables import LakeWarning
 _SIGN_SECONDS = 10.0
 _SILENCE_SECONDS = 30.0
 """A driver that gave no sign for so long is dead, unless it is known to live."""
+_DYING_SECONDS = 1.0  # for the threads of a driver that was just killed
 _SETTLE_SECONDS = 4.0
 """Where a store does not refuse to create what is there: the last one to write has won after so long."""
 _LEASES = "driver"
@@ -202,12 +203,18 @@ def _locked(place: str) -> Iterator[None]:
         return
     Path(place).mkdir(parents=True, exist_ok=True)
     with open(Path(place) / "driver.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TakenError(_taken(place)) from None
-        except OSError:
-            pass  # Lustre and some NFS have none
+        end = time.monotonic() + _DYING_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TakenError(_taken(place)) from None
+                time.sleep(0.1)
+                continue
+            except OSError:
+                pass  # Lustre and some NFS have none
+            break
         yield
 
 
