@@ -52,10 +52,11 @@ class _Watched:
     node: str = ""
     began: float = 0.0
     heard: float = 0.0
-    alive: float = 0.0
-    """Its last sign of life; these three by the monotonic clock."""
+    """Both by the monotonic clock."""
     epochs: int = 0
     """In this process."""
+    spoke: bool = False
+    """Whether this process has said anything yet."""
 
 
 class Overseer(Callback):
@@ -137,7 +138,7 @@ class Overseer(Callback):
     def patience(self, watched: _Watched | None = None) -> float:
         """Seconds for which a trial may give no sign of life; without one, a trial that is scored."""
         floor = float(os.environ.get(_FLOOR, _FLOOR_SECONDS))
-        if not self._epoch_seconds:
+        if not self._epoch_seconds or (watched and not watched.spoke):  # one with several workers has much to start
             return _FIRST * floor
         usual = _USUAL * statistics.median(self._epoch_seconds)
         return max(floor, usual if watched and watched.epochs else max(usual, _USUAL * self._first_seconds))
@@ -148,8 +149,8 @@ class Overseer(Callback):
         """A process began or went on with a trial."""
         now = time.monotonic()
         watched = self._trials.setdefault(trial.config["number"], _Watched())
-        watched.began = watched.heard = watched.alive = now
-        watched.fault, watched.epochs = None, 0
+        watched.began = watched.heard = now
+        watched.fault, watched.epochs, watched.spoke = None, 0, False
         self._recorder.start(trial.config["number"])
         if trial.placement_group_factory.required_resources.get("CPU"):  # else its workers may have to wait
             self._recorder.holds(trial.config["number"])
@@ -159,7 +160,7 @@ class Overseer(Callback):
         message: Message = result.pop("payload")
         number = trial.config["number"]
         watched = self._trials[number]
-        watched.heard, watched.node = time.monotonic(), message.get("node", "")
+        watched.heard, watched.node, watched.spoke = time.monotonic(), message.get("node", ""), True
         if "waits" in message:
             watched.began = watched.heard
             return

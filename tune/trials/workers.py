@@ -87,8 +87,10 @@ def distributed(settings: TrialSettings) -> Generator[Message | float, None, Non
                 continue
             message["curve"] = [point for point in message.get("curve", []) if point[0] > seen]
             seen = max([seen, *(epoch for epoch, _ in message["curve"])])
-            if message.get("done"):
-                thread.join(_END_SECONDS)
+            end = alive + _END_SECONDS
+            while message.get("done") and thread.is_alive() and time.monotonic() < end:
+                thread.join(PULSE_SECONDS)
+                yield 0.0  # Ray Train takes its time
             said = alive
             yield message
     finally:
