@@ -4,9 +4,9 @@ All of it happens in Ray Tune's own thread: as its callback, an overseer hears w
 `look`, it acts before trials are started. Whose fault a failure is decides what follows, see `tune/trials/faults.py`.
 """
 
+import math
 import os
 import queue
-import statistics
 import time
 from bisect import insort
 from collections import Counter
@@ -18,6 +18,7 @@ import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from cdal.errors import InputError
 from tune.lake.status import FAILED, INPUT, INTERRUPTED, MACHINE, SETTING, STOPPED
 from tune.running.recorder import Recorder
 from tune.stopping import Breaker, Budget
@@ -69,6 +70,9 @@ class Overseer(Callback):
             recorder: hears of all that trials say and of how they end.
             budget: of the search.
             say: tells the user.
+
+        Raises:
+            InputError: CDAL_HANG_SECONDS is no time.
         """
         self._recorder, self._budget, self._say = recorder, budget, say
         self.breaker = Breaker()
@@ -80,10 +84,10 @@ class Overseer(Callback):
         self._on_machines: Counter[str] = Counter()  # failures since the last epoch there
         self._avoided: set[str] = set()
         self._input_faults: dict[str, set[str]] = {}  # the machines that say so, by sentence
-        self._epoch_seconds: list[float] = [second for record in recorder.snapshot() for second in record.seconds.values()]
-        self._epoch_seconds.sort()
+        self._epoch_seconds = sorted(second for record in recorder.snapshot() for second in record.seconds.values())
         self._first_seconds = 0.0  # the longest time from the start of a process to its first epoch
         self._looked = 0.0
+        self._floor = _seconds(os.environ.get(_FLOOR, str(_FLOOR_SECONDS)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles what it is given, to restore from; nothing here is restored like that
@@ -132,16 +136,15 @@ class Overseer(Callback):
             self._verdicts[trial.config["number"]] = Verdict(STOPPED if watched.epochs else INTERRUPTED, reason)
             controller.stop_trial(trial)
         elif unheard + _LOOK_SECONDS > self.patience(watched) and watched.fault is None:
-            watched.fault = Fault(MACHINE, f"it hung: its process said nothing for {unheard:.0f} s")
+            watched.fault = Fault(MACHINE, "it hung: its process said nothing any more", f"nothing for {unheard:.0f} s")
             ray.kill(trial.temporary_state.ray_actor)
 
     def patience(self, watched: _Watched | None = None) -> float:
         """Seconds for which a trial may give no sign of life; without one, a trial that is scored."""
-        floor = float(os.environ.get(_FLOOR, _FLOOR_SECONDS))
         if not self._epoch_seconds or (watched and not watched.spoke):  # one with several workers has much to start
-            return _FIRST * floor
-        usual = _USUAL * statistics.median(self._epoch_seconds)
-        return max(floor, usual if watched and watched.epochs else max(usual, _USUAL * self._first_seconds))
+            return _FIRST * self._floor
+        usual = _USUAL * self._epoch_seconds[len(self._epoch_seconds) // 2]
+        return max(self._floor, usual if watched and watched.epochs else max(usual, _USUAL * self._first_seconds))
 
     # --- Ray Tune's callbacks. ---
 
@@ -269,3 +272,13 @@ class Overseer(Callback):
         alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         kind, needed = ("GPU", settings.gpus) if settings.gpus else ("CPU", settings.cpus)
         return {node["NodeID"] for node in alive if node["Resources"].get(kind, 0) >= needed} - but
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InputError(f"{_FLOOR} is {text!r}; it is the seconds for which a trial may be silent, such as 60")
+    return seconds

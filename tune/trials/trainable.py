@@ -122,7 +122,7 @@ class CdalTrial(ray.tune.Trainable):
             return self._give_up(heard["fault"]) if "fault" in heard else heard
         if self._hangs:
             self._log.say_stacks()
-            return self._give_up(Fault(MACHINE, f"it hung: no sign of life for {heard:.0f} s", code=False))
+            return self._give_up(Fault(MACHINE, "it hung: it gave no sign of life any more", f"none for {heard:.0f} s"))
         if _leaves():
             return self._give_up(Fault(MACHINE, "its machine is about to be taken away", counts=False))
         return {"silent": heard}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cdal.config import preset
+from cdal.errors import InputError
 from tune.lake.status import FAILED, INPUT, MACHINE, PENDING, SEARCHED, SETTING, STOPPED
 from tune.proposing import Proposal
 from tune.results import create_experiment
@@ -203,6 +204,13 @@ def test_patience_follows_from_the_epochs_that_were_seen(search: Callable[..., S
     assert slow.hung
 
 
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", ""])
+def test_a_patience_that_is_no_time_is_told(search: Callable[..., Search], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDAL_HANG_SECONDS", text)
+    with pytest.raises(InputError, match="CDAL_HANG_SECONDS is"):
+        search()
+
+
 def test_a_process_that_says_nothing_at_all_is_killed(search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(overseer, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -221,7 +229,7 @@ def test_a_process_that_says_nothing_at_all_is_killed(search: Callable[..., Sear
     found.overseer.look(found.controller)
     assert len(found.machines.killed) == 1
     found.overseer.on_trial_recover(0, [], found.trials[0])
-    assert "its process said nothing for" in found.row(0)["reason"]
+    assert "its process said nothing any more" in found.row(0)["reason"]
 
 
 def test_workers_that_wait_for_machines_neither_hang_nor_cost(
