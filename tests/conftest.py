@@ -1,5 +1,6 @@
 """Fixtures shared by all tests, the order in which tests run, and what a run says of those that it left out."""
 
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -83,3 +84,13 @@ def s3(_s3_service: S3Service, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     for name, value in _s3_service.environment.items():
         monkeypatch.setenv(name, value)
     return _s3_service.new_bucket()
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """What a test sets for Ray's processes, as a search does, shall not silence the next one's warnings."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)

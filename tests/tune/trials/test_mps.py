@@ -187,6 +187,7 @@ def test_a_search_ends_it_on_every_machine_with_gpus(fake: Fake, monkeypatch: py
     folder = mps_folder(absolute(place))
     folder.mkdir(mode=0o700)
     (folder / "daemon").touch()
+    monkeypatch.setattr("tune.running.tuning._STOP_SECONDS", 300.0)  # of a busy machine
     for name, value in QUIET.items():  # which `connect` would leave behind
         monkeypatch.setenv(name, value)
     connect(None, this=Node(1, 1))  # a cluster of one machine whose GPU is made up
