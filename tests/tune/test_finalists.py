@@ -154,8 +154,9 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(
     assert 0 < done < TRAININGS
 
     with start(*arguments, script=SCRIPT) as driver:
-        wait_for(lambda: worker_processes(driver.pid) or driver.poll() is not None)
-        os.kill(worker_processes(driver.pid)[0], signal.SIGKILL)
+        at_work: list[int] = []
+        wait_for(lambda: at_work.extend(worker_processes(driver.pid)) or at_work or driver.poll() is not None)
+        os.kill(at_work[0], signal.SIGKILL)
         wait_for(lambda: finished(done + 1) or driver.poll() is not None)
         assert driver.poll() is None, driver.communicate()
         driver.kill()

@@ -9,11 +9,9 @@ from typing import Any
 import ray.tune
 from rich.console import Console
 
-from cdal.errors import InputError
-from tune.command import Interrupted, Paused
 from tune.finals.selection import Contest, Training
-from tune.lake import LostError, load
-from tune.lake.status import DIVERGED, FINISHED, INPUT
+from tune.lake import load
+from tune.lake.status import DIVERGED, FINISHED
 from tune.proposing import Proposal, StatelessSearcher
 from tune.running import (
     Node,
@@ -78,25 +76,14 @@ class Retraining:
         requests = RequestsToEnd()
         with requests.heard():  # until all is saved
             try:
-                self._recorder.restore(load(self._root), self._plan.space)
-                done = {record.number for record in self._recorder.snapshot() if self.is_done(record)}
-                left = [training for training in self._contest.trainings if training.number not in done]
-                if left:
-                    requests.connect(self._address, self._machine)
-                    self._run_tune(console, left, requests)
-            except (Interrupted, KeyboardInterrupt):  # Ray's start lets the latter through
-                self._recorder.interrupt("the retraining was interrupted")
-                raise Interrupted from None
-            except LostError:  # nothing of this experiment is this process's to write
-                raise
-            except Paused as reason:
-                self._recorder.interrupt(f"the retraining paused: {reason}")
-                raise
-            except InputError as error:
-                self._recorder.interrupt(f"the retraining ended: {error}", INPUT)
-                raise
+                with self._recorder.saved("the retraining"):
+                    self._recorder.restore(load(self._root), self._plan.space)
+                    done = {record.number for record in self._recorder.snapshot() if self.is_done(record)}
+                    left = [training for training in self._contest.trainings if training.number not in done]
+                    if left:
+                        requests.connect(self._address, self._machine)
+                        self._run_tune(console, left, requests)
             finally:
-                self._recorder.close()
                 stop_sharing(self._plan.resources, f"{self._root}/{self._name}/tune", self._machine)
         return self._recorder.snapshot()
 
@@ -116,10 +103,7 @@ class Retraining:
                 progress.show(self._recorder.snapshot())
                 self._check()
                 requests.check()
-                if overseer.wrong_input is not None:
-                    raise InputError(overseer.wrong_input)
-                if overseer.breaker.tripped is not None:
-                    raise Paused(overseer.breaker.tripped)
+                overseer.check()
 
             run_tuner(self._tuner(left, overseer), watch)
 

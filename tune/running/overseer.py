@@ -19,6 +19,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from cdal.errors import InputError
+from tune.command import Paused
 from tune.lake.status import FAILED, INPUT, INTERRUPTED, MACHINE, SETTING, STOPPED
 from tune.running.recorder import Recorder
 from tune.stopping import Breaker, Budget
@@ -96,6 +97,18 @@ class Overseer(Callback):
     def avoided(self) -> list[str]:
         """Machines on which nothing works, as long as there are others."""
         return sorted(self._avoided)
+
+    def check(self) -> None:
+        """See whether the work may go on; for the main thread.
+
+        Raises:
+            InputError: a trial has come upon the user's mistake.
+            Paused: too much fails.
+        """
+        if self.wrong_input is not None:
+            raise InputError(self.wrong_input)
+        if self.breaker.tripped is not None:
+            raise Paused(self.breaker.tripped)
 
     def end(self, number: int, verdict: Verdict) -> None:
         """Have a trial end, from whatever thread."""

@@ -11,15 +11,18 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from cdal.config import Config
+from cdal.errors import InputError
 from cdal.training import BEST, LAST, PREVIOUS, history
-from tune.lake import Lake, LakeWarning, Mirror, Writer
-from tune.lake.status import ACTIVE, ENDED, FAILED, FALLEN, INTERRUPTED, PENDING, RUNNING, SETTING, Curve, curve, trial_id
+from tune.command import Interrupted, Paused
+from tune.lake import Lake, LakeWarning, LostError, Mirror, Writer
+from tune.lake.status import ACTIVE, ENDED, FAILED, FALLEN, INPUT, INTERRUPTED, PENDING, RUNNING, SETTING, Curve, curve, trial_id
 from tune.proposing import Outcome, Proposal, Space, costs_of
 from tune.stopping import Ledger
 from tune.trials import LOG, Message, metrics_row
@@ -286,6 +289,32 @@ class Recorder:
         for record in self.snapshot():
             if record.status in ACTIVE:
                 self.end(record.number, INTERRUPTED, reason, cause=cause)
+
+    @contextmanager
+    def saved(self, work: str) -> Iterator[None]:
+        """Whatever ends the work inside, trials that it cuts are told so, and all is written.
+
+        Args:
+            work: what it is, in words: `the search`.
+
+        Raises:
+            Interrupted: also where Ctrl-C came while Ray was starting, which lets it through.
+        """
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt):
+            self.interrupt(f"{work} was interrupted")
+            raise Interrupted from None
+        except LostError:  # nothing of this experiment is this process's to write
+            raise
+        except Paused as reason:
+            self.interrupt(f"{work} paused: {reason}")
+            raise
+        except InputError as error:
+            self.interrupt(f"{work} ended: {error}", INPUT)
+            raise
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Write what is left."""

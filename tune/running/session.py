@@ -5,7 +5,7 @@ Nothing is kept but in the lake and in the trials' own checkpoints, so a session
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,8 @@ from rich.console import Console
 from cdal.config import Config
 from cdal.errors import InputError
 from cdal.training import check_fit
-from tune.command import Interrupted, Paused
 from tune.lake import KEPT, LostError, load
-from tune.lake.status import ENDED, INPUT, SEARCHED, STOPPED, UNET
+from tune.lake.status import ENDED, SEARCHED, STOPPED, UNET
 from tune.proposing import Outcome, Proposal, Queue, Study, TruthfulSearcher
 from tune.proposing import settings as checked_settings
 from tune.running.keeping import JOURNAL, Books, Pruning
@@ -151,7 +150,7 @@ class Session:
     def _work(self) -> None:
         """Run trials, and score the best; or until somebody pauses."""
         queue, limits = self._queue, self._budget
-        try:
+        with closing(self._pruning), self.recorder.saved("the search"):
             self._look()  # what was asked for while nobody was at work may be more trials
             if not queue.empty and not limits.over and (queue.waiting or self.why_enough() is None):
                 self._requests.connect(self._address, self._machine)
@@ -165,20 +164,6 @@ class Session:
             self.out_of_budget = bool(limits.stopped) or (not queue.empty and limits.over)
             if (overdrawn := limits.overdrawn) is not None:
                 self._say(overdrawn)
-        except (Interrupted, KeyboardInterrupt):  # Ray's start lets the latter through
-            self.recorder.interrupt("the search was interrupted")
-            raise Interrupted from None
-        except LostError:  # nothing of this experiment is this process's to write
-            raise
-        except Paused as reason:
-            self.recorder.interrupt(f"the search paused: {reason}")
-            raise
-        except InputError as error:
-            self.recorder.interrupt(f"the search ended: {error}", INPUT)
-            raise
-        finally:
-            self.recorder.close()
-            self._pruning.close()
 
     def settings(self, proposal: Proposal, config: Config, **own: Any) -> TrialSettings:
         """What the trial's workers are told."""
@@ -212,10 +197,7 @@ class Session:
             shown.show(records)
             self._pruning.look(records)
             self._look()
-            if self._overseer.wrong_input is not None:
-                raise InputError(self._overseer.wrong_input)
-            if self._overseer.breaker.tripped is not None:
-                raise Paused(self._overseer.breaker.tripped)
+            self._overseer.check()
 
         with shown:
             run_tuner(self._tuner(), watch)
