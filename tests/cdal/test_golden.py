@@ -11,11 +11,15 @@ def test_networks_and_steps_equal_the_stored_results(name: str) -> None:
     expected, found = load_file(golden.FOLDER / f"{name}.safetensors"), golden.results(name)
     assert set(found) == set(expected)
     for key, value in found.items():
+        tolerance = 2e-5 + 2e-4 * expected[key].abs()
         if key.endswith("_gradients"):  # some gradients are zero but for rounding: compare with the size of the whole gradient
-            tolerance = float(1e-4 * expected[key].norm())
-            torch.testing.assert_close(value, expected[key], atol=tolerance, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
-        else:
-            torch.testing.assert_close(value, expected[key], atol=2e-5, rtol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
+            tolerance = 1e-4 * expected[key].norm()
+        elif key.endswith("_weights"):  # there, Adam's steps of full length go wherever this processor's rounding points
+            step = key.removesuffix("_weights").replace("average", "generator")
+            gradients = expected[f"{step}_gradients"]
+            tolerance = torch.where(gradients < 1e-6 * gradients.norm(), 2e-3, tolerance)
+        difference = (value - expected[key]).abs()
+        assert bool((difference <= tolerance).all()), f"{key}: differs by {float(difference.max()):.2e}"
 
 
 @pytest.mark.parametrize("name", golden.MODELS)
