@@ -147,6 +147,8 @@ class Recorder:
                 status = None
             if status is None:
                 waiting.add(record.number)
+                if record.number in (held or {}):  # that it had begun may not have been written any more; it had been proposed
+                    record.row.setdefault("started_at", record.row.get("proposed_at"))
                 files = Mirror(self.folder(record.number), (LAST, PREVIOUS))
                 files.fetch()
                 missing = [metrics_row(record.number, report) for report in history(files.path)]
@@ -215,9 +217,10 @@ class Recorder:
         with self._lock:
             self.ledger.begin(number)
             if (since := self._waits.pop(number, None)) is not None:
-                row = self._records[number].row
-                row["waiting_seconds"] = (row.get("waiting_seconds") or 0.0) + time.monotonic() - since
-                row.setdefault("started_at", datetime.now(UTC))
+                record = self._records[number]
+                record.row["waiting_seconds"] = (record.row.get("waiting_seconds") or 0.0) + time.monotonic() - since
+                record.row.setdefault("started_at", datetime.now(UTC))
+                self._save(record)
 
     def take(self, number: int, message: Message) -> None:
         """A trial's message."""

@@ -1,9 +1,14 @@
 """What a search knows of its trials after it was cut."""
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tune.lake.status import FAILED, SEARCHED, SETTING
+import pytest
+
+from cdal.config import Config
+from tune.lake.status import FAILED, SEARCHED, SETTING, STOPPED
 from tune.proposing import Outcome, Proposal
 from tune.proposing.space import parse
 from tune.results import create_experiment, load
@@ -35,3 +40,32 @@ def test_a_refused_proposal_does_not_keep_a_search_from_going_on(tmp_path: Path)
     assert outcome.ended is not None
     assert outcome._replace(ended=None) == Outcome(refused, FAILED, [], cause=SETTING)
     second.close()
+
+
+def start_and_cut(folder: Path, held: bool) -> tuple[datetime, datetime]:
+    """One trial of a driver that was killed, and between which times the trial was proposed or held its machine."""
+    create_experiment(folder, "cut", {"space": parse(SPACE, "test.yaml").to_dict()})
+    recorder = Recorder(str(folder), "cut", {"dataset": "phantom"})
+    before = datetime.now(UTC)
+    recorder.propose(Proposal(0, SEARCHED, {}), Config())
+    recorder.start(0)
+    if held:
+        before = datetime.now(UTC)
+        recorder.holds(0)
+    after = datetime.now(UTC)
+    recorder.close()  # writes what it was told, and ends no trial
+    return before, after
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_trial_of_a_killed_driver_began_when_it_began(tmp_path: Path, written: bool) -> None:
+    before, after = start_and_cut(tmp_path, written)
+    time.sleep(0.1)
+    second = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
+    second.restore(load(tmp_path), parse(SPACE, "test.yaml"), held={0: 60.0})
+    second.holds(0)
+    second.end(0, STOPPED, "enough")
+    second.close()
+    (row,) = load(tmp_path).trials().to_pylist()
+    assert before <= row["started_at"] <= after
+    assert row["seconds"] >= 60
