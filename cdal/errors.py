@@ -1,4 +1,6 @@
-"""The two ways a run can end that are nobody's bug: wrong input, and a training that diverged."""
+"""How a run can end that is nobody's bug: wrong input, a training that diverged, a full disk."""
+
+import errno
 
 
 class InputError(ValueError):
@@ -13,3 +15,8 @@ def short(value: object) -> str:
     """A value as messages show it: on one line, and not longer than that."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether there is no room, or this user's share of it is used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

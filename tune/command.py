@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdal.command import INTERRUPTED, WORK_FAILED, WRONG_INPUT, tell
-from cdal.errors import InputError
+from cdal.errors import InputError, disk_is_full
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,8 +115,12 @@ def ends_well(work: str, go_on: str, console: Console, *, after_pause: str | Non
         console.print(f"interrupted; all results are saved. Go on with:\n{go_on}", markup=False)
         status = INTERRUPTED
     except Exception as error:
-        traceback.print_exc()
-        console.print(f"{work} failed: {error}\ngo on with: {go_on}", markup=False)
+        if disk_is_full(error):
+            why = f"a disk of this machine is full ({error}); make room there"
+        else:
+            why = str(error)
+            traceback.print_exc()
+        console.print(f"{work} failed: {why}\ngo on with: {go_on}", markup=False)
         status = WORK_FAILED
     sys.stdout.flush()
     sys.stderr.flush()

@@ -66,7 +66,7 @@ class Soak:
         self._log: IO[str] = (folder / "output.txt").open("w")
         self._caused: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.pauses, self.worked = 0, 0.0
+        self.pauses, self.full, self.worked = 0, 0, 0.0
         self._seen: set[tuple[str, int]] = set()
 
     @property
@@ -114,6 +114,8 @@ class Soak:
         last = [line for line in self.output.splitlines() if line][-3:]
         if any(line.startswith("paused: ") for line in last):
             self.pauses += 1
+        elif any(line.startswith("the search failed: a disk of this machine is full") for line in last):
+            self.full += 1
         else:
             self.wrong.append(f"the driver ended with status {status}: {' / '.join(last)[:500]}")
 
@@ -197,7 +199,8 @@ def main() -> int:
     service.stop()
     print_table(("accident", "times"), [(kind, str(times)) for kind, times in happened.items()])
     ends = [(" ".join(part for part in key if isinstance(part, str)), str(count)) for key, count in statuses.items()]
-    print_table(("trials ended", "how many"), [*ends, ("pauses of the search", str(soak.pauses))])
+    ends += [("pauses of the search", str(soak.pauses)), ("ends for a full disk", str(soak.full))]
+    print_table(("trials ended", "how many"), ends)
     print_table(("promise", "measured", ""), [(promise, found, "held" if good else "BROKEN") for promise, found, good in rows])
     return 0 if all(good for *_, good in rows) else 1
 

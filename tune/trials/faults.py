@@ -8,16 +8,13 @@
 | the store    | it was away for longer than patience lasts         | as a machine's                                               |
 """
 
-import errno
 import traceback
 from typing import NamedTuple
 
 from cdal.devices.workers import WorkerError
-from cdal.errors import DivergedError, InputError
+from cdal.errors import DivergedError, InputError, disk_is_full
 from tune.lake import RemoteError
 from tune.lake.status import INPUT, MACHINE, SETTING, STORE
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Fault(NamedTuple):
@@ -47,7 +44,7 @@ def fault_of(error: BaseException) -> Fault:
         return Fault(STORE, said, details)
     if isinstance(error, InputError) and not isinstance(error.__cause__, OSError):
         return Fault(INPUT, said, details)
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if disk_is_full(error):
         return Fault(MACHINE, f"no room is left on the disk: {said}", details)
     name = type(error).__name__
     machine = isinstance(error, (OSError, InputError, WorkerError)) or "CUDA" in said or "NCCL" in said
