@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdal.errors import InputError
+from cdal.errors import InputError, disk_is_full
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,7 @@ def command_line(words: str | None, program: str | None = None) -> argparse.Argu
 
 
 def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Namespace) -> int:
-    """Do the work and return its exit status; wrong input is told in one line."""
+    """Do the work and return its exit status; wrong input and a full disk are told in one line."""
     from rich.console import Console
 
     try:
@@ -45,6 +45,11 @@ def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Name
     except InputError as error:
         tell(error)
         return WRONG_INPUT
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        print(f"error: {no_room(error)}", file=sys.stderr)  # noqa: T201
+        return WORK_FAILED
     except KeyboardInterrupt:
         print("interrupted before anything began", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
@@ -53,6 +58,11 @@ def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Name
 def tell(error: InputError) -> None:
     """Say what is wrong with the input, in one line."""
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
+
+
+def no_room(error: Exception) -> str:
+    """What is said of a full disk."""
+    return f"a disk of this machine is full ({error}); make room there"
 
 
 def print_anything() -> None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdal.command import INTERRUPTED, WORK_FAILED, WRONG_INPUT, tell
+from cdal.command import INTERRUPTED, WORK_FAILED, WRONG_INPUT, no_room, tell
 from cdal.errors import InputError, disk_is_full
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def ends_well(work: str, go_on: str, console: Console, *, after_pause: str | Non
         status = INTERRUPTED
     except Exception as error:
         if disk_is_full(error):
-            why = f"a disk of this machine is full ({error}); make room there"
+            why = no_room(error)
         else:
             why = str(error)
             traceback.print_exc()

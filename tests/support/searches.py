@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import lean
 import pandas as pd
 import pytest
 from one_process import one_process
-from patience import end, finish
+from patience import end, finish, wait_for
 
 from cdal.errors import InputError
 from cdal.layers import LatentMapping
@@ -136,6 +137,13 @@ def worker_processes(driver: int) -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
+
+
+def kill_worker(driver: subprocess.Popen[str]) -> None:
+    """Kill a process that runs a trial, once there is one: between two messages none has the trainable's name."""
+    at_work: list[int] = []
+    wait_for(lambda: at_work.extend(worker_processes(driver.pid)) or at_work or driver.poll() is not None)
+    os.kill(at_work[0], signal.SIGKILL)
 
 
 def ancestors(pid: int) -> list[int]:

@@ -1,5 +1,6 @@
 """How commands end: with a status, a sentence, and what to type to go on; and that they print to whatever there is."""
 
+import argparse
 import errno
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import ray
 from rich.console import Console
 
+from cdal.command import run
 from cdal.errors import InputError
 from tune.command import Interrupted, Paused, ends_well
 from tune.results import create_experiment
@@ -49,6 +51,24 @@ def test_ends(kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 def test_wrong_input_before_anything_runs_is_told_by_the_command() -> None:
     with pytest.raises(InputError, match="another search"), ends_well("the search", "go on so", Console()):
         raise InputError("another search is running")
+
+
+def test_a_full_disk_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def work(*_: object) -> int:
+        return Path("/dev/full").write_text("a page")
+
+    assert run(work, argparse.Namespace()) == 1
+    said = capsys.readouterr()
+    assert said.err == "error: a disk of this machine is full ([Errno 28] No space left on device); make room there\n"
+    assert not said.out
+
+
+def test_other_errors_of_files_keep_their_traceback() -> None:
+    def work(*_: object) -> int:
+        return Path("/dev/full/a").write_text("a page")
+
+    with pytest.raises(NotADirectoryError):
+        run(work, argparse.Namespace())
 
 
 PRINTED = [(SHOW, "ascii"), (SHOW, "latin-1"), (SHOW, "utf-8"), ("dashboards/leaderboard.py", "ascii")]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from one_process import one_process
 from patience import wait_for
-from searches import here, start, tiny, trials, worker_processes
+from searches import here, kill_worker, start, tiny, trials
 
 from cdal.data import open_dataset
 from tune import finalists, search
@@ -154,9 +154,7 @@ def test_cut_and_killed_it_goes_on_and_tests_nothing_twice(
     assert 0 < done < TRAININGS
 
     with start(*arguments, script=SCRIPT) as driver:
-        at_work: list[int] = []
-        wait_for(lambda: at_work.extend(worker_processes(driver.pid)) or at_work or driver.poll() is not None)
-        os.kill(at_work[0], signal.SIGKILL)
+        kill_worker(driver)
         wait_for(lambda: finished(done + 1) or driver.poll() is not None)
         assert driver.poll() is None, driver.communicate()
         driver.kill()

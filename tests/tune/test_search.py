@@ -17,7 +17,7 @@ from one_process import one_process
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from patience import finish, wait_for
-from searches import HUGE, assert_whole, here, little_memory, rows_of, run, start, tiny, trials, worker_processes
+from searches import HUGE, assert_whole, here, kill_worker, little_memory, rows_of, run, start, tiny, trials
 
 from cdal.checkpoint import read_info
 from cdal.training import LAST
@@ -106,9 +106,7 @@ def test_a_search_that_lost_a_worker_and_is_told_to_end_saves_all_and_goes_on(tm
     options = ("--trials", 3, "--max-concurrent", 1, "--name", "polite")
     with start("--space", tiny(tmp_path, epochs=40), "--storage", storage, *options) as driver:
         wait_for(lambda: list(storage.glob(f"polite/tune/*/{LAST}")) or driver.poll() is not None)
-        at_work: list[int] = []
-        wait_for(lambda: at_work.extend(worker_processes(driver.pid)) or at_work)  # between two messages none has its name
-        os.kill(at_work[0], signal.SIGKILL)
+        kill_worker(driver)
         wait_for(lambda: trials(storage, "polite")["restarts"].sum() > 0 or driver.poll() is not None)
         driver.send_signal(signal.SIGTERM)
         output = finish(driver, 30)

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cdal.errors import InputError
 from tune.lake.storage import REPEATED, Store
@@ -204,18 +204,22 @@ def _locked(place: str) -> Iterator[None]:
     Path(place).mkdir(parents=True, exist_ok=True)
     with open(Path(place) / "driver.lock", "a") as file:
         end = time.monotonic() + _DYING_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise TakenError(_taken(place)) from None
-                time.sleep(0.1)
-                continue
-            except OSError:
-                pass  # Lustre and some NFS have none
-            break
+        while not _lock(file):
+            if time.monotonic() > end:
+                raise TakenError(_taken(place))
+            time.sleep(0.1)
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    """Whether nobody else holds the lock; so it seems on Lustre and some NFS, which have none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _acquire(place: str, say: Callable[[str], None]) -> Lease:

@@ -31,7 +31,7 @@ _BAD_MACHINE = 3  # failures in a row on one machine, of whatever trials
 _FLOOR = "CDAL_HANG_SECONDS"
 _FLOOR_SECONDS, _USUAL, _FIRST = 60.0, 3.0, 5.0  # least silence that is one too many; times an epoch; times the floor at first
 _LOOK_SECONDS = 2.0
-_DEAF_SECONDS = 12.0  # without even a word that it is silent, which would have come every few seconds
+DEAF_SECONDS = 12.0  # without even a word that it is silent, which would have come every few seconds
 
 
 class Verdict(NamedTuple):
@@ -145,7 +145,7 @@ class Overseer(Callback):
     def _look_at(self, controller: Any, trial: Any, watched: _Watched) -> None:
         """Whoever does not even say that it is silent is stopped, by force where it should go on."""
         unheard = self._looked - watched.heard
-        if unheard > _DEAF_SECONDS and (reason := self._budget.why_over()) is not None:
+        if unheard > DEAF_SECONDS and (reason := self._budget.why_over()) is not None:
             self._verdicts[trial.config["number"]] = Verdict(STOPPED if watched.epochs else INTERRUPTED, reason)
             controller.stop_trial(trial)
         elif unheard + _LOOK_SECONDS > self.patience(watched) and watched.fault is None:

@@ -23,14 +23,13 @@ from tune.lake import ray_storage
 from tune.lake.status import trial_id
 from tune.running.machines import Node, Resources, connect
 from tune.running.options import absolute
-from tune.running.overseer import Overseer
+from tune.running.overseer import DEAF_SECONDS, Overseer
 from tune.running.plan import Plan
 from tune.trials import CdalTrial, Message, TrialSettings, mps_folder, stop_mps
 
 TICK_SECONDS = 0.25
 _STOP_SECONDS = 30.0  # for all machines together
 _MACHINE_SECONDS = 1800.0  # until one is free
-_DEAF_SECONDS = 12.0  # beyond anybody's patience, for a process that does not even say that it is silent
 
 
 class RequestsToEnd:
@@ -175,7 +174,7 @@ def run_alone(settings: TrialSettings, watch: Callable[[], None], patience: floa
             reference = actor.train.remote()
             while not ray.wait([reference], timeout=TICK_SECONDS)[0]:
                 watch()
-                if time.monotonic() - heard > (patience + _DEAF_SECONDS if began else _MACHINE_SECONDS):
+                if time.monotonic() - heard > (patience + DEAF_SECONDS if began else _MACHINE_SECONDS):
                     return None, "its process says nothing" if began else "no machine was free for it"
             heard, began = time.monotonic(), True
             message: Message = ray.get(reference)["payload"]
