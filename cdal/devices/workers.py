@@ -157,19 +157,25 @@ def from_rank_zero(compute: Callable[[], T]) -> T:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """All workers end when one of them fails, with the first one's error, instead of waiting for it.
+    """All workers begin together, and end when one of them fails, with the first one's error, instead of waiting for it.
 
-    They cannot go on: their group is gone. Under NCCL, a worker that waits on the GPU itself is ended by what started it, torchrun
-    or Ray Train, as soon as the one that failed has ended.
+    To one that still joins the group, a failure would be no more than a closed connection; so nobody begins before all have joined.
+    After a failure they cannot go on: their group is gone. Under NCCL, a worker that waits on the GPU itself is ended by what
+    started it, torchrun or Ray Train, as soon as the one that failed has ended.
 
     Raises:
         InputError, DivergedError, torch.OutOfMemoryError, MemoryError: on all workers, where one had it first.
         WorkerError: on the other workers, where one had any other error first.
     """
+    rank, world = rank_and_world()
+    if world > 1:
+        store = _get_default_store()
+        store.set(f"cdal/there/{rank}", "")
+        store.wait([f"cdal/there/{number}" for number in range(world)], LONGEST_WAIT)
     try:
         yield
     except Exception as error:
-        if rank_and_world()[1] == 1:
+        if world == 1:
             raise
         first = _first(error)
         traceback.clear_frames(error.__traceback__)  # what is under way in them keeps connections open

@@ -167,6 +167,23 @@ def test_the_first_worker_is_waited_for_outside_of_collectives(monkeypatch: pyte
     assert got == ["score"]
 
 
+def test_nobody_begins_before_all_have_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, begun = torch.distributed.HashStore(), threading.Event()
+
+    def begin() -> None:
+        with together():
+            begun.set()
+
+    monkeypatch.setattr(workers, "rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(workers, "_get_default_store", lambda: store)
+    thread = threading.Thread(target=begin)
+    thread.start()
+    assert not begun.wait(0.2)
+    store.set("cdal/there/1", "")
+    wait_for(begun.is_set)
+    thread.join()
+
+
 @pytest.mark.long
 def test_two_processes(tmp_path: Path) -> None:
     """Gradients, and errors of one of them; nobody waits until time is up, which takes half an hour."""
