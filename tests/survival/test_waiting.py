@@ -76,8 +76,8 @@ def test_a_time_budget_holds_whoever_hangs_and_however_long_an_epoch_is(
     arguments = ("--space", tiny(tmp_path, epochs=999, steps=20), "--storage", lake, "--name", "a", "--time-budget", "45s")
     status, output = search(*arguments, seconds=120)
     table = ended(lake)
-    assert status == 0, output
     told = table["epochs"].fillna(0) > 0  # on a busy machine the time may run out before a first epoch
+    assert status == (0 if told.any() else 1), output
     assert table["status"].tolist() == ["stopped" if epoch else "interrupted" for epoch in told], output
     assert set(table["reason"]) == {"the time budget was used up"}
     assert faults_in(lake, "a", 2) == []
