@@ -48,16 +48,16 @@ def run(work: Callable[[argparse.Namespace, Console], int], given: argparse.Name
     except OSError as error:
         if not disk_is_full(error):
             raise
-        print(f"error: {no_room(error)}", file=sys.stderr)  # noqa: T201
+        tell(no_room(error))
         return WORK_FAILED
     except KeyboardInterrupt:
         print("interrupted before anything began", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
 
 
-def tell(error: InputError) -> None:
-    """Say what is wrong with the input, in one line."""
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+def tell(wrong: InputError | str) -> None:
+    """Say what is wrong, in one line."""
+    print(f"error: {wrong}", file=sys.stderr)  # noqa: T201
 
 
 def no_room(error: Exception) -> str:
