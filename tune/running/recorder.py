@@ -101,6 +101,7 @@ class Recorder:
         self._records: dict[int, Record] = {}
         self._earlier_cpu: dict[int, float] = {}
         self._waits: dict[int, float] = {}  # since when, of the trials that wait for a machine
+        self._cut: Row = {}  # how trials are left, once the search is cut: Ray Tune's thread may not have heard of it yet
         self._lock = threading.Lock()
         self._writer = Writer(root, experiment)
         self._orders: queue.Queue[list[tuple[str, list[Row]]] | None] = queue.Queue()
@@ -187,7 +188,7 @@ class Recorder:
                 "restarts": record.row.get("restarts", 0),
                 "proposed_at": datetime.now(UTC),
             }
-            record.row |= {f"config.{path}": value for path, value in config.flatten().items()} | dict(own or {})
+            record.row |= {f"config.{path}": value for path, value in config.flatten().items()} | dict(own or {}) | self._cut
             row = dict(record.row)
             self._waits[proposal.number] = time.monotonic()
         self._writer.append("trials", row)
@@ -208,8 +209,8 @@ class Recorder:
     def start(self, number: int) -> None:
         """A process has taken the trial up."""
         with self._lock:
-            record = self._records[number]
-            record.row |= {"status": RUNNING, "attempts": (record.row.get("attempts") or 0) + 1}
+            record = self._changing(number)
+            record.row |= {"status": RUNNING, "attempts": (record.row.get("attempts") or 0) + 1} | self._cut
             self._save(record)
 
     def holds(self, number: int) -> None:
@@ -281,17 +282,19 @@ class Recorder:
         """A trial's process ended, and the trial goes on in another."""
         self.leaves(number)
         with self._lock:
-            record = self._records[number]
+            record = self._changing(number)
             record.row["restarts"] = (record.row.get("restarts") or 0) + 1
-            record.row |= {"status": PENDING, "reason": f"tried again: {reason}", "error": error}
+            record.row |= {"status": PENDING, "reason": f"tried again: {reason}", "error": error} | self._cut
             self._book(record)
             self._save(record)
 
     def interrupt(self, reason: str, cause: str | None = None) -> None:
-        """The search ends before its trials do."""
-        for record in self.snapshot():
-            if record.status in ACTIVE:
-                self.end(record.number, INTERRUPTED, reason, cause=cause)
+        """The search ends before its trials do; none that Ray Tune proposes or starts from now on counts as going on."""
+        with self._lock:
+            self._cut = {"status": INTERRUPTED, "reason": reason, "cause": cause, "ended_at": datetime.now(UTC)}
+            for record in self._records.values():
+                if record.status in ACTIVE:
+                    self._end(record, INTERRUPTED, reason, None, cause)
 
     @contextmanager
     def saved(self, work: str) -> Iterator[None]:

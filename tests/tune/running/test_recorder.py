@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cdal.config import Config
-from tune.lake.status import FAILED, SEARCHED, SETTING, STOPPED
+from tune.lake.status import FAILED, INTERRUPTED, SEARCHED, SETTING, STOPPED
 from tune.proposing import Outcome, Proposal
 from tune.proposing.space import parse
 from tune.results import create_experiment, load
@@ -69,3 +69,21 @@ def test_a_trial_of_a_killed_driver_began_when_it_began(tmp_path: Path, written:
     (row,) = load(tmp_path).trials().to_pylist()
     assert before <= row["started_at"] <= after
     assert row["seconds"] >= 60
+
+
+def test_what_ray_tune_does_once_a_search_is_cut_goes_on_in_the_next_session_only(tmp_path: Path) -> None:
+    create_experiment(tmp_path, "cut", {"space": parse(SPACE, "test.yaml").to_dict()})
+    recorder = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
+    for number in range(3):
+        recorder.propose(Proposal(number, SEARCHED, {}), Config())
+    recorder.start(0)
+    recorder.end(2, STOPPED, "enough")
+    recorder.interrupt("the search was interrupted")
+    recorder.restarted(0, "its process was killed", None)
+    recorder.start(1)
+    recorder.holds(1)
+    recorder.propose(Proposal(3, SEARCHED, {}), Config())
+    recorder.close()
+    rows = load(tmp_path).trials().to_pylist()
+    assert [row["status"] for row in rows] == [INTERRUPTED, INTERRUPTED, STOPPED, INTERRUPTED]
+    assert {row["reason"] for row in rows if row["status"] == INTERRUPTED} == {"the search was interrupted"}
