@@ -218,7 +218,7 @@ class Recorder:
         with self._lock:
             self.ledger.begin(number)
             if (since := self._waits.pop(number, None)) is not None:
-                record = self._records[number]
+                record = self._changing(number)
                 record.row["waiting_seconds"] = (record.row.get("waiting_seconds") or 0.0) + time.monotonic() - since
                 record.row.setdefault("started_at", datetime.now(UTC))
                 self._save(record)
