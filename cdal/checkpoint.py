@@ -43,7 +43,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], *, 
         path: of the file.
         tensors: by name.
         info: for `read_info`.
-        before: what the file is renamed to that was there until now. For a moment there is only that one.
+        before: where the file stays that was there until now.
 
     Raises:
         OSError: it could not be written; what was there still is.
@@ -56,12 +56,24 @@ def save(path: Path, tensors: Mapping[str, Tensor], info: Mapping[str, Any], *, 
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         if before is not None and path.is_file():
-            path.replace(before)
+            _keep(path, before)
         temporary.replace(path)
     except SafetensorError as error:  # its own name for what the disk refuses
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep(path: Path, before: Path) -> None:
+    """Let a file have a second name, so that somebody who reads it meanwhile finds it. Where there are no links it is renamed."""
+    link = before.with_name(f".{before.name}.{os.getpid()}")
+    try:
+        link.hardlink_to(path)
+        link.replace(before)
+    except OSError:
+        path.replace(before)
+    finally:
+        link.unlink(missing_ok=True)  # a link is not renamed to another one of the same file
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -96,7 +108,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], str | None]:
         raise InputError(f"there is no checkpoint {path}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error})") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: too deep, or gone meanwhile
         raise TornError(f"{path} is not a readable checkpoint of this project ({error})") from None
     if not isinstance(info, dict):
         raise TornError(f"{path} is not a readable checkpoint of this project (its description is no JSON object)")

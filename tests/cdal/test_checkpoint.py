@@ -1,7 +1,10 @@
 """Checkpoints: whole or absent, readable without running code from them, and the authors' files told apart."""
 
+import errno
 import json
+import os
 import pickle
+import threading
 import zipfile
 from pathlib import Path
 
@@ -44,6 +47,44 @@ def test_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
         save(path, {"a": torch.ones(3)}, {"epoch": object()})
     assert read_info(path) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_was_there_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    link = os.link
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    last, previous = tmp_path / "last.safetensors", tmp_path / "previous.safetensors"
+    for number in range(3):
+        save(last, {}, {"number": number}, before=previous)
+    assert (read_info(last), read_info(previous)) == ({"number": 2}, {"number": 1})
+    previous.unlink()
+    link(last, previous)  # as a process leaves it that is killed in the middle
+    save(last, {}, {"number": 3}, before=previous)
+    assert (read_info(last), read_info(previous)) == ({"number": 3}, {"number": 2})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.safetensors", "previous.safetensors"]
+
+
+def test_whoever_reads_while_it_is_written_finds_a_checkpoint(tmp_path: Path) -> None:
+    path, over = tmp_path / "last.safetensors", threading.Event()
+    save(path, {}, {"number": 0})
+
+    def write() -> None:
+        for number in range(1, 300):
+            save(path, {}, {"number": number}, before=tmp_path / "previous.safetensors")
+        over.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    missed = 0
+    while not over.is_set():
+        missed += not path.is_file()
+    writer.join()
+    assert missed == 0
+    assert read_info(path) == {"number": 299}
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x00" * 100, b"\xff" * 8 + b"{", pickle.dumps({"a": 1})])
