@@ -108,7 +108,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], str | None]:
         raise InputError(f"there is no checkpoint {path}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error})") from error
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # the last: too deep, or gone meanwhile
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise TornError(f"{path} is not a readable checkpoint of this project ({error})") from None
     if not isinstance(info, dict):
         raise TornError(f"{path} is not a readable checkpoint of this project (its description is no JSON object)")
