@@ -41,7 +41,7 @@ class Course:
         startup = startup_trials(None, AT_ONCE)
         self.study = Study(space, seed=len(earlier), startup=startup, sampler=sampler, journal=journal)
         queue = Queue.start(space, self.study, None, earlier)
-        self.scheduler = make_scheduler("hedged", epochs=EPOCHS, grace=7, startup=startup)
+        self.scheduler = make_scheduler("asha", epochs=EPOCHS, grace=1, startup=startup)
         self.scheduler.replay(earlier)
         self.resumed = time.process_time() - started
         self.searcher = TruthfulSearcher(queue, self._configure, lambda proposal, why: None, lambda: False)

@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="curves (default; with several objectives tpe), tpe, gp, cmaes, random, quasirandom, nsga2",
     )
-    how.add_argument("--scheduler", metavar="NAME", help="hedged (default), asha, hyperband, median, pbt, none")
+    how.add_argument("--scheduler", metavar="NAME", help="asha (default), hedged, hyperband, median, pbt, none")
     how.add_argument(
         "--objectives",
         metavar="LIST",

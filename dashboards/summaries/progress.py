@@ -57,7 +57,7 @@ def loss_columns(metrics: pd.DataFrame) -> list[str]:
 
 
 def rungs(trials: pd.DataFrame, descriptions: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
-    """Epochs after which successive halving stops trials: a grace of an eighth of the epochs, three times that, and so on."""
+    """Epochs after which successive halving stops trials: as many as are certain, three times that, and so on."""
     found: set[tuple[int, ...]] = set()
     epochs = pd.to_numeric(trials["config.training.epochs"], errors="coerce").max() if "config.training.epochs" in trials else 0
     for description in descriptions:
@@ -65,9 +65,15 @@ def rungs(trials: pd.DataFrame, descriptions: Iterable[Mapping[str, Any]]) -> tu
         scheduler = arguments.get("scheduler") if isinstance(arguments, Mapping) else None
         if scheduler not in ("asha", "hedged") or not epochs > 1:
             return ()
-        rung, own = max(1, int(epochs) // 8), []
+        rung, own = _grace(description, int(epochs)), []
         while rung < epochs:
             own.append(rung)
             rung *= _REDUCTION
         found.add(tuple(own))
     return found.pop() if len(found) == 1 else ()
+
+
+def _grace(description: Mapping[str, Any], epochs: int) -> int:
+    """Epochs before the first rung; older searches do not say it, and had an eighth of all."""
+    said = description.get("grace_epochs")
+    return said if isinstance(said, int) and said > 0 else max(1, epochs // 8)

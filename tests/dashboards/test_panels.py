@@ -66,6 +66,9 @@ def test_rungs_are_those_of_successive_halving(make_lake: MakeLake) -> None:
     assert curves is not None
     assert [shape.x0 for shape in curves.figure.layout.shapes] == [3, 9]
     assert "epochs 3, 9" in curves.caption
+    trials = pd.DataFrame({"config.training.epochs": [27]})
+    assert summaries.progress.rungs(trials, [{"arguments": {"scheduler": "asha"}, "grace_epochs": 1}]) == (1, 3, 9)
+    assert summaries.progress.rungs(trials, [{"arguments": {"scheduler": "asha"}, "grace_epochs": "x"}]) == (3, 9)
 
 
 def test_the_timeline_has_a_lane_for_whatever_ran_side_by_side(tmp_path: Path) -> None:

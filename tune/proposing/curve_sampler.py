@@ -2,8 +2,9 @@
 
 Optuna's Gaussian process hears of finished trials only, and early stopping leaves few. Here every trial counts, those that were
 stopped and those that still run too, with the Dice that it is expected to have in the end (`extrapolation.py`), and the less the
-more of its curve is missing. Trials that have shown nothing yet count as if they had turned out as foretold, so that the next ones
-go elsewhere. Those that failed by their settings count as bad as the worst, those that failed otherwise not at all.
+more of its curve is missing. How bad the worst quarter is does not matter, lest it bend the model. Trials that have shown nothing
+yet count as if they had turned out as foretold, so that the next ones go elsewhere. Those that failed by their settings count as
+bad as the worst, those that failed otherwise not at all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tune.proposing.told import ENDED, UNLEARNT
 
 _MOST_TRIALS = 200  # known to the model; beyond, the better two thirds of them and some of the others
 _FITS = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # trials after which the kernel is fitted anew
+_HOPELESS = 0.25  # share of the trials of which no more is said than that they are bad
 _DRAWN = 512
 _CENTRES, _NEIGHBOURS = 6, 64
 _REACH = (0.2, 0.1, 0.03)  # of the neighbours that are looked at, round after round
@@ -94,7 +96,7 @@ class Curves:
             whole = fill(self._logits[: int(self._shown[well].max()), well].T)
             found[:] = whole.curves[:, -1].min()
             found[~bad], variances[~bad] = whole.curves[:, -1], whole.variances
-        return found, variances
+        return np.maximum(found, np.quantile(found, _HOPELESS)), variances
 
     def _take(self, place: int, trial: FrozenTrial) -> None:
         curve = to_logit(np.array([value for _, value in sorted(trial.intermediate_values.items())]))

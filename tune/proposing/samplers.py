@@ -94,7 +94,9 @@ def _curves(search: Search) -> Draw:
     curves = Curves()
 
     def draw(number: int, point: int) -> BaseSampler:
-        return SobolSampler(search, point) if number < search.startup else CurveSampler(search.mixed(number), curves)
+        # every other one as random as at first: where trials are halved it costs little, and no model is right about all curves
+        spread = number < search.startup or number % 2 == 1
+        return SobolSampler(search, point) if spread else CurveSampler(search.mixed(number), curves)
 
     return draw
 
@@ -134,9 +136,9 @@ SAMPLERS: dict[str, Sampler] = {
     "curves": Sampler(
         _curves,
         False,
-        "this project's own: Sobol points first, then a Gaussian process of what every trial's curve promises, and expected "
-        "improvement. The default for one objective: it takes choices, ranges and conditions, and learns the most from trials that "
-        "were stopped or still run.",
+        "this project's own: Sobol points first, and later for every other trial; else a Gaussian process of what every trial's "
+        "curve promises, and expected improvement. The default for one objective: it takes choices, ranges and conditions, and "
+        "learns the most from trials that were stopped or still run.",
     ),
     "tpe": Sampler(
         _tpe,

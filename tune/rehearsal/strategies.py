@@ -49,7 +49,7 @@ def ours(
         return min_improvement > 0 and why_enough(study.sampled, min_improvement) is not None
 
     searcher = TruthfulSearcher(queue, configure, lambda proposal, reason: None, enough)
-    return Strategy(searcher, make_scheduler(scheduler, epochs=epochs, grace=grace_epochs(epochs), startup=startup))
+    return Strategy(searcher, make_scheduler(scheduler, epochs=epochs, grace=grace_epochs(scheduler, epochs), startup=startup))
 
 
 def plain_ray(space: Space, trials: int, at_once: int, seed: int) -> Strategy:

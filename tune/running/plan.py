@@ -120,7 +120,7 @@ class Plan:
     @property
     def grace(self) -> int:
         """Epochs before a trial may be stopped early."""
-        return grace_epochs(self.published.training.epochs)
+        return grace_epochs(self.options.scheduler, self.published.training.epochs)
 
     @property
     def split_hash(self) -> str:
@@ -145,6 +145,7 @@ class Plan:
             "sharing": asdict(self.sharing) if self.sharing else None,
             "warm_start": self.warm_start.to_dict(),
             "startup": self.startup,
+            "grace_epochs": self.grace,
             "versions": versions(),
             "git_commit": git_commit(),
         }

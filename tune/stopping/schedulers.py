@@ -20,7 +20,7 @@ from cdal.errors import InputError
 from tune.lake.status import PUBLISHED, UNET, Curve
 from tune.proposing import Outcome
 
-DEFAULT_SCHEDULER, POPULATION = "hedged", "pbt"
+DEFAULT_SCHEDULER, POPULATION = "asha", "pbt"
 REDUCTION = 3
 HEDGE = 4  # one in so many, which then take about as much time as the others (Li et al. 2018: equal budgets)
 _BRACKETS = 3
@@ -33,6 +33,8 @@ class Scheduler(NamedTuple):
     make: Callable[[int, int], TrialScheduler] | None
     """From the epochs of a whole trial, and the epochs before a trial may be stopped; None for what is no stopping rule."""
     advice: str
+    halving: bool = False
+    """Whether trials are halved rung after rung, which costs the hopeless ones an epoch each."""
     hedged: bool = False
     """Whether some of the trials that a model proposed run to their end, whatever the rule says."""
 
@@ -73,19 +75,22 @@ def _none(epochs: int, grace: int) -> TrialScheduler:
 SCHEDULERS: dict[str, Scheduler] = {
     DEFAULT_SCHEDULER: Scheduler(
         _asha,
-        "the default: asha, but every fourth trial that the sampler proposes after the random ones runs to its end. So a setting "
-        "that starts slowly may still win, and the sampler learns how whole curves go.",
-        hedged=True,
+        "the default: asynchronous successive halving (Li et al. 2020): at epochs 1, 3, 9 ... only the best third goes on, so that "
+        "a hopeless trial costs one epoch.",
+        halving=True,
     ),
-    "asha": Scheduler(
+    "hedged": Scheduler(
         _asha,
-        "asynchronous successive halving (Li et al. 2020): at epochs g, 3g, 9g ... only the best third goes on. It saves most. "
-        "Take it where early epochs tell much of later ones, as in long trainings that differ little in their learning rates.",
+        "asha, but every fourth trial that the sampler proposes after the random ones runs to its end. Take it where early epochs "
+        "are known to mislead, so that a setting that starts slowly may still win; in long trainings it costs most of the time.",
+        halving=True,
+        hedged=True,
     ),
     "hyperband": Scheduler(
         _hyperband,
         "the same in up to three brackets, the later of which let trials run longer before the first cut. Take it where settings "
         "that start slowly may win, such as small learning rates; it saves less.",
+        halving=True,
     ),
     "median": Scheduler(
         _median,
@@ -120,9 +125,9 @@ def make_scheduler(name: str, *, epochs: int, grace: int, startup: int) -> Early
     return EarlyStopping(scheduler.make(epochs, min(grace, epochs)), epochs, startup if scheduler.hedged else math.inf)
 
 
-def grace_epochs(epochs: int) -> int:
-    """Epochs before a trial may be stopped early, of so many in all."""
-    return max(1, epochs // 8)
+def grace_epochs(scheduler: str, epochs: int) -> int:
+    """Epochs before a trial may be stopped early, of so many in all: where trials are halved, one, however long they are."""
+    return 1 if SCHEDULERS[scheduler].halving else max(1, epochs // 8)
 
 
 def check_scheduler(name: str) -> None:

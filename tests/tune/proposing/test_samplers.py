@@ -42,6 +42,12 @@ def test_models_come_closer_than_chance(name: str) -> None:
     assert distance(search(name, trials)[-20:]) < 0.6 * distance(search("random", trials)[-20:])
 
 
+def test_every_other_proposal_of_curves_is_spread_whatever_the_model_says() -> None:
+    proposed, spread, random = search("curves", 60), search("quasirandom", 60), search("random", 60)
+    assert proposed[7::2] == spread[7::2]
+    assert distance(proposed[-20::2]) < 0.3 * distance(random[-20:])
+
+
 def test_the_gaussian_process_comes_closer_than_chance() -> None:
     assert distance(search("gp", 18)[-6:]) < 0.6 * distance(search("random", 60))
 

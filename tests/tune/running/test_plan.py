@@ -55,7 +55,7 @@ WRONG: dict[str, tuple[Options, str]] = {
     "set value": (Options(sets=("training.epochs=x",)), "training.epochs is 'x'"),
     "set option": (Options(sets=("dataset.shape=1",)), "unknown option 'shape'"),
     "sampler": (Options(sampler="tep"), "--sampler is 'tep'; samplers are curves"),
-    "scheduler": (Options(scheduler="ahsa"), "--scheduler is 'ahsa'; schedulers are hedged, asha"),
+    "scheduler": (Options(scheduler="ahsa"), "--scheduler is 'ahsa'; schedulers are asha, hedged"),
     "sampler for several objectives": (Options(sampler="cmaes", objectives=("dice", "gpu_hours")), "with several take one of tpe"),
     "objective": (Options(objectives=("dice", "beauty")), "--objectives is 'dice,beauty'; name dice first"),
     "objectives without Dice": (Options(objectives=("gpu_hours",)), "name dice first"),

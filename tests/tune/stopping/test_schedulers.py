@@ -7,7 +7,7 @@ import pytest
 from cdal.errors import InputError
 from tune.lake.status import PUBLISHED, SEARCHED, UNET
 from tune.proposing import Outcome, Proposal
-from tune.stopping import SCHEDULERS, EarlyStopping, make_scheduler
+from tune.stopping import SCHEDULERS, EarlyStopping, grace_epochs, make_scheduler
 
 
 class FakeTrial:
@@ -48,6 +48,12 @@ def test_asha_goes_on_where_it_was() -> None:
     assert asha.on_trial_result(None, FakeTrial(6), {"curve": [(1, 0.95)]}) == "CONTINUE"
 
 
+@pytest.mark.parametrize(("name", "grace"), [("asha", 1), ("hedged", 1), ("hyperband", 1), ("median", 6), ("pbt", 6), ("none", 6)])
+def test_halving_begins_after_one_epoch_however_long_trainings_are(name: str, grace: int) -> None:
+    assert grace_epochs(name, 50) == grace
+    assert grace_epochs(name, 5) == 1
+
+
 def test_hedged_lets_every_fourth_trial_of_the_sampler_run_to_its_end() -> None:
     hedged = make_scheduler("hedged", epochs=9, grace=1, startup=6)
     decisions = decide(hedged, {2: 0.9, 3: 0.8, 4: 0.7, 5: 0.6, 6: 0.5, 7: 0.4, 8: 0.3, 9: 0.2})
@@ -85,6 +91,6 @@ def test_none_stops_nothing() -> None:
 
 
 def test_an_unknown_scheduler_is_told() -> None:
-    with pytest.raises(InputError, match=r"--scheduler is 'asah'; schedulers are hedged, asha, hyperband, median, pbt, none"):
+    with pytest.raises(InputError, match=r"--scheduler is 'asah'; schedulers are asha, hedged, hyperband, median, pbt, none"):
         make_scheduler("asah", epochs=9, grace=1, startup=4)
     assert all(scheduler.advice for scheduler in SCHEDULERS.values())
