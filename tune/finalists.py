@@ -273,7 +273,7 @@ def _print_finalists(rows: Sequence[Mapping[str, Any]], plan: Plan, contest: Con
     for row in rows:
         name, interval = row["finalist"], "-" if row["low"] is None else f"{row['low']:.4f}–{row['high']:.4f}"
         scores = [figure(row[column]) for column in ("search_dice", "final_dice", "test_dice")]
-        p = "best" if row["best"] else figure(row["p_holm"], 3)
+        p = "best" if row["best"] else figure(row["p"], 3)
         table.add_row(name, str(row["trainings"]), *scores, interval, figure(row["seed_sd"]), p)
         values = ", ".join(f"{path.split('.', 1)[1]} {brief(configs[name][path])}" for path in plan.space.parameters)
         settings.append(f"{name}  {values if row['kind'] == 'searched' else describe_kind(row['kind'])}")

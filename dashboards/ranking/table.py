@@ -79,10 +79,12 @@ def _notes(board: Board, others: Sequence[Published], left_out: int) -> list[str
         "Ranked by validation Dice (best epoch, on the search's validation cases). Final Dice and IoU score the best checkpoint "
         "by the full protocol with majority vote, on the validation split; Dice and IoU are fractions, higher is better."
     ]
-    if board.trials["p_holm"].notna().any():
+    if board.trials["p"].notna().any():
+        equals = int(board.trials["in_best_set"].eq(True).sum())
         notes.append(
-            "A p above 0.05 means that the cases do not tell the trial from the best one: its place may be luck. "
-            "The best of many is also luckier than it will be on new cases."
+            f"{equals} of the trials cannot be told from the best by their cases: with 95 % confidence the truly best one is among "
+            "them (those with a p above 0.05, marked ≈). Which of them leads may be luck, and the best of many is luckier than it "
+            "will be on new cases."
         )
     if len(board.finalists):
         notes.append(
@@ -114,9 +116,9 @@ def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
     if trials["low"].notna().any():
         columns.append(Column("95 % interval", "Of the final Dice: bootstrap over the validation cases", _interval_cell))
     columns.append(Column("Final IoU", voted, _figure_of("final_iou")))
-    if trials["p_holm"].notna().any() or len(finalists):
-        tested = "That it differs from the best final Dice on the same cases: paired Wilcoxon test, Holm-corrected over all trials"
-        also = "; of a finalist: from the best finalist, on the test cases" if len(finalists) else ""
+    if trials["p"].notna().any() or len(finalists):
+        tested = "That it is as good as the best on the same cases, which was chosen by the same figures; for all trials together"
+        also = "; of a finalist: as the best finalist, on the test cases" if len(finalists) else ""
         columns.append(Column("p", tested + also, _p_cell))
     for name, heading, quoted in (
         ("test_dice", "Test Dice", bool(others) or bool(len(finalists))),
@@ -240,9 +242,10 @@ def _interval_cell(row: Mapping[str, Any]) -> Cell:
 
 
 def _p_cell(row: Mapping[str, Any]) -> Cell:
-    if pd.isna(row["p_holm"]):
+    if pd.isna(row["p"]):
         return ("best", 2.0) if row["best"] is True else (DASH, None)
-    return "< 0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}", round(float(row["p_holm"]), 8)
+    text = "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+    return f"≈ {text}" if row["in_best_set"] is True else text, round(float(row["p"]), 8)
 
 
 def _hours_of(seconds: str) -> Callable[[Mapping[str, Any]], Cell]:

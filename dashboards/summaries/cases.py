@@ -13,9 +13,9 @@ _GALLERY_CASES = 3  # best, and as many worst
 
 
 def certainty(cases: pa.Table, trials: pd.DataFrame) -> pd.DataFrame:
-    """How sure the final Dice of each trial is: `low`, `high`, `best`, `p_holm`, see `tune.lake.statistics`."""
+    """How sure the final Dice of each trial is: `low`, `high`, `best`, `p`, `in_best_set`, see `tune.lake.statistics`."""
     found: pd.DataFrame = statistics.comparison(cases, _key(trials)).to_pandas()
-    return found[[*KEY, "low", "high", "best", "p_holm"]]
+    return found[[*KEY, "low", "high", "best", "p", "in_best_set"]]
 
 
 def tradeoffs(cases: pa.Table, ranked: pd.DataFrame) -> pd.DataFrame:

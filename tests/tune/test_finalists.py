@@ -91,7 +91,7 @@ def test_every_test_case_is_scored_and_the_tables_agree(lake: tuple[Path, list[s
     compared = load(storage).comparison(split="test").to_pandas()
     assert compared["finalist"].tolist() == found["finalist"].tolist()
     assert (compared["cases"] == 4).all()
-    assert found["p_holm"].tolist()[1:] == compared["p_holm"].tolist()[1:]
+    assert found["p"].tolist()[1:] == compared["p"].tolist()[1:]
 
 
 def test_the_test_split_is_seen_once(lake: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
