@@ -275,7 +275,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys: py
         "3 epochs",
         "at once",
         "curves, from trial 4 on",
-        "hedged, from epoch 1 on",
+        "asha, from epoch 1 on",
         "until 8 trials or the next ones gain less than 0.001 Dice",
         "a whole trial takes about",
         "seed",
