@@ -2,11 +2,16 @@
 
     python benchmarks/strategies.py                                # the lake that comes along, 16 simulated GPUs, 20 seeds
     python benchmarks/strategies.py --from results --seeds 5
+    python benchmarks/strategies.py --tables FOLDER                # other people's curves, see on_tables/tables.py for their forms
 
 For every space of the lake: GPU-hours and hours until a trial shows 99 % of the best recorded Dice, as ratios of medians. Beside
 them how much there is to save, by `hindsight`: its first trials are as random as everybody's, for nobody knows anything yet, but
 after one epoch it knows all, and from then on trains nothing but settings that reach the target. Then the time that it takes to
 rehearse a search of 1,000 trials on 100 GPUs with the default strategy, on one core.
+
+With --tables, strategies search tables of other people's curves, with equal budgets of whole trainings. How good the best setting
+found is, is a regret: 0 for the best known of the table, 1 for a median random setting. Every course is written to --book as it
+ends: a cut loses one, the same command goes on, and a longer one adds to it.
 """
 
 import argparse
@@ -21,6 +26,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+from on_tables import contestants, report
+from on_tables.courses import Task, run_all
+from on_tables.tables import find
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from rich.console import Console
@@ -48,6 +56,7 @@ from tune.running import Options
 RECORDED = Path(__file__).parent / "recorded"
 LOSSES_PER_HOUR, TARGET = 0.05, 0.99
 HINDSIGHT, MOST_DRAWN = "hindsight", 5000
+OF_TABLES = "default,late,curves+hedged,random+asha,tpe+asha,ray,random"
 LONGEST = 60.0  # seconds for 1,000 trials on 100 GPUs
 
 
@@ -58,10 +67,18 @@ def main() -> int:
     parser.add_argument("--gpus", type=int, default=16)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--tables", type=Path, metavar="FOLDER", help="search other people's curves instead")
+    parser.add_argument("--book", type=Path, default=Path("strategies.jsonl"), help="of --tables (default: strategies.jsonl)")
+    parser.add_argument("--strategies", default=OF_TABLES, metavar="A,B", help=f"of --tables (default: {OF_TABLES})")
+    parser.add_argument("--only", default="", metavar="A,B", help="of --tables: those whose names hold one of these")
+    parser.add_argument("--workers", default="16", metavar="N,N", help="of --tables (default: 16)")
+    parser.add_argument("--losses", default="0", metavar="X,X", help="of --tables: of each worker in a whole training (default: 0)")
     args = parser.parse_args()
-    console = Console(width=100, highlight=False)
+    console = Console(width=120 if args.tables else 100, highlight=False)
     slow = False
     try:
+        if args.tables:
+            return on_tables(args, console)
         lake = load(args.source)
         for names in families(lake):
             surrogate = Surrogate(read(lake, names))
@@ -71,6 +88,25 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 1 if slow else 0
+
+
+def on_tables(args: argparse.Namespace, console: Console) -> int:
+    """Search other people's curves, and print what came of it."""
+    strategies = args.strategies.split(",")
+    for name in strategies:
+        contestants.check(name)
+    wanted = args.only.split(",")
+    tables = [table for table in find(args.tables) if any(part in table.name for part in wanted)]
+    clusters = [(int(workers), float(losses)) for workers in args.workers.split(",") for losses in args.losses.split(",")]
+    tasks = [
+        Task(table.name, strategy, workers, losses, seed)
+        for seed in range(args.seeds)
+        for workers, losses in clusters
+        for strategy in strategies
+        for table in tables
+    ]
+    report.show(console, run_all(tables, tasks, args.book), tables, first=strategies[0])
+    return 0
 
 
 def compare(surrogate: Surrogate, args: argparse.Namespace, console: Console) -> None:

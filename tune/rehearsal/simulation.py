@@ -94,8 +94,9 @@ class Simulation:
         curve_of: Callable[[Config], LearningCurve],
         *,
         epochs: int,
-        trials: int,
+        trials: int | None,
         seed: int,
+        budget: float = math.inf,
     ) -> None:
         """Make ready.
 
@@ -106,12 +107,13 @@ class Simulation:
             scheduler: stops or pauses trials; sees the same.
             curve_of: how a trial with a configuration goes.
             epochs: of a whole trial.
-            trials: how many at most; fewer where the searcher says that there are enough.
+            trials: how many at most, None for any number; fewer where the searcher says that there are enough.
             seed: of the losses of GPUs.
+            budget: GPU-seconds held by all trials after which the search is cut.
         """
         self._cluster, self._searcher, self._curve_of = cluster, searcher, curve_of
         self._scheduler: Any = scheduler  # sees stand-ins for Ray's controller and trials
-        self._epochs, self._trials_left = epochs, trials
+        self._epochs, self._trials_left, self._budget = epochs, math.inf if trials is None else trials, budget
         self._random = np.random.default_rng(seed)
         self._now = self._gpu_seconds = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -130,6 +132,11 @@ class Simulation:
         """Those that have not ended, for schedulers."""
         return self._live
 
+    @property
+    def gpu_seconds(self) -> float:
+        """Held by all trials so far."""
+        return self._gpu_seconds
+
     def run(self) -> Course:
         """The search from its start to its end."""
         for gpu in self._free:
@@ -141,6 +148,8 @@ class Simulation:
             moment, _, act = heapq.heappop(self._events)
             self._gpu_seconds += (moment - self._now) * len(self._running)
             self._now = moment
+            if self._gpu_seconds > self._budget:
+                break
             act()
             self._fill()
         return Course(self._now, self._gpu_seconds, self._trials, self._improvements)
