@@ -55,6 +55,10 @@ class Fields:
         """For Optuna."""
         return {path: parameter.distribution for path, parameter in self.parameters.items()}
 
+    @property
+    def every_setting(self) -> None:
+        """They are many."""
+
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Draw all fields."""
         return {path: parameter.suggest(trial) for path, parameter in self.parameters.items()}

@@ -24,10 +24,13 @@ aliases, no tags, at most 100,000 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,7 @@ FOLDER = Path(__file__).parents[1] / "spaces"
 _SECTIONS = ("dataset", "preset", "fixed", "parameters")
 _OF_THE_DATA = ("model.image_size", "model.image_channels", "model.mask_channels")
 _MOST_BYTES = 100_000
+_MANY = 2_000  # settings, more than any search has trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,19 @@ class Space:
         """The values of the active parameters; one that `values` does not name has its published value."""
         known = {**self._plain_base, **values}
         return self._active(lambda parameter: known[parameter.path])
+
+    @cached_property
+    def every_setting(self) -> Sequence[Mapping[str, Any]] | None:
+        """All active values that there are, each once; None where a field has a range of fractions, or where they are many."""
+        choices: dict[str, Sequence[Any]] = {}
+        for path, parameter in self.parameters.items():
+            if not parameter.values and not parameter.whole:
+                return None
+            choices[path] = parameter.values or range(int(parameter.low), int(parameter.high) + 1)
+            if math.prod(map(len, choices.values())) > _MANY:
+                return None
+        drawn = (self.active(dict(zip(choices, values, strict=True))) for values in product(*choices.values()))
+        return list({setting_key(values): values for values in drawn}.values())
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """The configuration with some values of the searched fields. Raises InputError where they do not go together."""
@@ -173,6 +190,11 @@ class Space:
 def to_optuna(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as Optuna takes them: lists as JSON text."""
     return {path: to_text(value) for path, value in values.items()}
+
+
+def setting_key(values: Mapping[str, Any]) -> str:
+    """The same for the same active values."""
+    return json.dumps(to_optuna(values), sort_keys=True)
 
 
 def from_optuna(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:

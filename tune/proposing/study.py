@@ -12,6 +12,9 @@
 The value of a trial is its best validation Dice so far; early stopping goes by the same figure, also where there are several
 objectives.
 
+A setting that was tried is not proposed again: with the same seed it gives the same Dice. Where all there are have been tried,
+nothing is left to propose.
+
 A proposal follows from its number, from the trials in the order of their numbers, and from the order in which they ended. All of
 that is in the lake, so a search that was cut goes on as if it had not been.
 """
@@ -30,13 +33,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tune.lake.status import FAILED, FINISHED, INFEASIBLE, PUBLISHED, SEARCHED, SETTING, STOPPED, TRIED, UNET, Curve
 from tune.proposing.samplers import default_sampler, make_sampler
-from tune.proposing.space import Space, to_optuna
+from tune.proposing.space import Space, from_optuna, setting_key, to_optuna
 from tune.proposing.told import DRAWN, ENDED, UNLEARNT
 
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
@@ -130,16 +134,34 @@ class Study:
         self._reported: dict[int, dict[int, float]] = {}
         self._ended = 0
         self._undecided: deque[int] = deque()
+        self._untried = {setting_key(values): values for values in space.every_setting or ()}
         self._best: dict[int, float] = {}
         self._sampled: list[float] = []
 
     def propose(self, number: int) -> Proposal:
-        """The next values to try."""
+        """The next values to try; some must be left."""
         self.optuna.sampler = self._sampler(number, max(number - self.first, 0))
         trial = self.optuna.ask()
         values = self._space.suggest(trial)
-        self._take_up(number, trial, drawn=True)
+        if self._untried and setting_key(values) not in self._untried:
+            trial.set_user_attr(UNLEARNT, True)
+            self.optuna.tell(trial, state=TrialState.FAIL)
+            place = np.random.default_rng(number).integers(len(self._untried))
+            proposal = Proposal(number, SEARCHED, [*self._untried.values()][place])
+            self.add(proposal)
+            return proposal
+        self._take_up(number, trial, values, drawn=True)
         return Proposal(number, SEARCHED, values)
+
+    @property
+    def why_exhausted(self) -> str | None:
+        """Why there is nothing left to propose; None where there is."""
+        settings = self._space.every_setting
+        if settings is None or self._untried:
+            return None
+        return (
+            f"all {len(settings)} settings of the space have been tried (tune/finalists.py trains the best again, with other seeds)"
+        )
 
     def add(self, proposal: Proposal, curve: Curve = ()) -> None:
         """Take up a trial that was not drawn here: published values, or one of an earlier session. The U-Net is not told.
@@ -155,7 +177,7 @@ class Study:
             distributions={path: self._distributions[path] for path in active},
         )
         trial = optuna.Trial(self.optuna, self._storage.create_new_trial(self._study_id, running))
-        self._take_up(proposal.number, trial, drawn=proposal.kind == SEARCHED and proposal.number >= 0)
+        self._take_up(proposal.number, trial, active, drawn=proposal.kind == SEARCHED and proposal.number >= 0)
         self.report(proposal.number, curve)
 
     def add_ended(self, outcome: Outcome) -> None:
@@ -210,6 +232,9 @@ class Study:
         self._ended += 1
         if not teaches(status, cause) or (status == STOPPED and not curve):  # a person may stop a trial that has shown nothing
             trial.set_user_attr(UNLEARNT, True)
+            if status == FAILED and number >= 0 and self._space.every_setting is not None:  # it is still to be tried
+                values = from_optuna(self._space, trial.params)
+                self._untried[setting_key(values)] = values
         elif curve and DRAWN in trial.user_attrs:
             self._best[number] = max(curve.values())
         values = {"dice": max(curve.values(), default=math.nan)} | dict(costs or {})
@@ -239,8 +264,10 @@ class Study:
                 self._sampled.append(self._best.pop(number))
         return self._sampled
 
-    def _take_up(self, number: int, trial: optuna.Trial, *, drawn: bool) -> None:
+    def _take_up(self, number: int, trial: optuna.Trial, values: Mapping[str, Any], *, drawn: bool) -> None:
         self._open[number], self._reported[number] = trial, {}
+        if number >= 0:  # of this search
+            self._untried.pop(setting_key(values), None)
         if drawn:
             trial.set_user_attr(DRAWN, number)
             self._undecided.append(number)
@@ -346,9 +373,9 @@ class Queue:
         return not self.waiting and self.trials is not None and self.next_number >= self.trials
 
     def next(self) -> Proposal | None:
-        """The next trial; None when there are enough."""
+        """The next trial; None when there are enough, or nothing is left to try."""
         with self._lock:
-            if self.empty:
+            if self.empty or (not self.waiting and self.study.why_exhausted is not None):
                 return None
             waiting, number = (self.waiting.pop(0) if self.waiting else None), self.next_number
             self.next_number += waiting is None

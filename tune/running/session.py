@@ -178,6 +178,8 @@ class Session:
 
     def why_enough(self) -> str | None:
         """Why no further trial pays; None where it does. Looked at anew whenever another trial has ended."""
+        if (exhausted := self.study.why_exhausted) is not None:
+            return exhausted
         if self.plan.min_improvement == 0:
             return None
         dice = self.study.sampled

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from cdal.errors import InputError
@@ -25,7 +26,7 @@ from tune.lake.status import (
     TRIED,
     UNET,
 )
-from tune.proposing import Outcome, Proposal, Queue, Space, Study, TruthfulSearcher, controls, settings, startup_trials
+from tune.proposing import SAMPLERS, Outcome, Proposal, Queue, Space, Study, TruthfulSearcher, controls, settings, startup_trials
 from tune.proposing.space import parse
 
 
@@ -272,6 +273,52 @@ def test_what_was_sampled_here_decides_whether_more_pays() -> None:
     assert found.sampled == [0.2, 0.5]  # in order of proposal, up to the first that runs; none from elsewhere
     found.end(proposal.number, STOPPED)
     assert found.sampled == [0.2, 0.5, 0.7, 0.1]
+
+
+def few() -> Space:
+    """Four settings, and two more with a condition."""
+    parameters = {
+        "diffusion.timesteps": {"values": [2, 4]},
+        "loss.attention": {"values": [0.0, 1.0]},
+        "loss.attention_normalised": {"values": [False, True], "condition": {"loss.attention": {"min": 0.01}}},
+    }
+    return parse({"dataset": "phantom", "fixed": {"training.epochs": 4}, "parameters": parameters}, "test.yaml")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_setting_is_tried_twice_and_the_search_ends_when_all_have_been(sampler: str) -> None:
+    found = Study(few(), seed=0, startup=4, sampler=sampler)
+    queue = Queue.start(few(), found, 20)
+    asked = searcher(queue)
+    configs = []
+    while (config := asked.suggest(f"{len(configs)}")) is not None:
+        configs.append(config["number"])
+        if len(configs) == 5:
+            asked.on_trial_complete("2", {"curve": [(1, 0.5)], "status": STOPPED})
+            asked.on_trial_complete("3", {"curve": [], "status": FAILED, "cause": MACHINE})
+    settings_tried = [str(trial.params) for trial in found.optuna.trials if trial.state == TrialState.RUNNING]
+    settings_tried += [str(trial.params) for trial in found.optuna.trials if trial.intermediate_values]
+    assert len(settings_tried) == len(set(settings_tried)) == 6
+    assert configs == list(range(8))  # with the U-Net, and once more what failed by the machine's fault
+    assert "all 6 settings of the space have been tried" in str(found.why_exhausted)
+    for number in range(8):
+        if number not in (2, 3):
+            asked.on_trial_complete(str(number), {"curve": [(4, 0.5)], "status": FINISHED})
+    assert asked.suggest("8") == Searcher.FINISHED
+
+
+def test_a_search_that_goes_on_knows_what_was_tried_before_the_cut() -> None:
+    earlier = [
+        Outcome(Proposal(n, SEARCHED, values), FINISHED, [(1, 0.5)]) for n, values in enumerate(few().every_setting or (), 2)
+    ]
+    queue = Queue.start(few(), found := Study(few(), seed=0, startup=4), 20, earlier[:-1])
+    queue.waiting.clear()
+    proposal = queue.next()
+    assert proposal is not None
+    assert (proposal.number, proposal.values) == (7, earlier[-1].proposal.values)
+    assert queue.next() is None
+    assert found.why_exhausted is not None
+    assert study().why_exhausted is None  # its fractions have no end
 
 
 def test_hints_come_right_after_the_controls() -> None:
