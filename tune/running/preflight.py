@@ -46,10 +46,10 @@ def check_machine(root: str, data: str | None = None, *, starts_ray: bool) -> No
     """
     _check_clock()
     if starts_ray:
+        _check_limits()  # first, as the others open files
         _check_temporary_folder()
         _check_token()
         _check_shared_memory()
-        _check_limits()
     remote = next((place for place in (root, data or "") if "://" in place), None)
     if remote is not None:
         remedy = f"set CDAL_CACHE to a folder with room: what belongs to {remote} passes through it"
