@@ -85,7 +85,7 @@ class Course:
                 break
         result = {"curve": curve[-1:], "status": status, "cause": cause}
         self._timed("end", partial(self.searcher.on_trial_complete, trial.trial_id, result))
-        self._timed("enough", lambda: why_enough(self.study.sampled, 0.001))
+        self._timed("enough", lambda: why_enough(self.study.sampled, self.study.progress, EPOCHS, 0.001))
         self.outcomes.append(Outcome(proposal, status, curve, {}, cause, datetime.now(UTC)))
 
     def _report(self, trial: Any, result: dict[str, Any]) -> str:

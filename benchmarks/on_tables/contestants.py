@@ -80,7 +80,11 @@ def _ours(fields: Fields, epochs: int, at_once: int, seed: int, sampler: str, sc
 
     searcher = TruthfulSearcher(Queue(space, study, None), configure, lambda proposal, reason: None, lambda: False)
     rule = make_scheduler(scheduler, epochs=epochs, grace=grace, startup=startup)
-    return Contestant(Strategy(searcher, rule), lambda: why_enough(study.sampled, DEFAULT_MIN_IMPROVEMENT) is not None)
+
+    def enough() -> bool:
+        return why_enough(study.sampled, study.progress, epochs, DEFAULT_MIN_IMPROVEMENT) is not None
+
+    return Contestant(Strategy(searcher, rule), enough)
 
 
 def _syne(searcher: str, table: Table, seed: int) -> Strategy:

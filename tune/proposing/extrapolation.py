@@ -40,12 +40,14 @@ def fill(whole: FloatArray) -> Extrapolated:
         x = before[~missing]
         step = now[~missing] - x
         middle, rise = x.mean(), step.mean()
+        unexplained = (step**2).mean()  # by no regression at all: as good as one more curve that did not go as foretold
         x, step = x - middle, step - rise
         slope = (x * step).sum() / ((x**2).sum() + _RIDGE)
         cut = before[missing]
         now[missing] = cut + rise + slope * (cut - middle)
-        left = step - slope * x
-        variances[missing] = (1 + slope) ** 2 * variances[missing] + (left**2).sum() / max(len(x) - 2, 1)
+        left = ((step - slope * x) ** 2).sum()
+        of_one = (left + unexplained) / (max(len(x) - 2, 0) + 1)
+        variances[missing] = (1 + slope) ** 2 * variances[missing] + of_one * (1 + 1 / len(x))
     return Extrapolated(whole, variances)
 
 

@@ -75,6 +75,8 @@ class Outcome(NamedTuple):
     """Whose fault it was, of a trial that did not end well: `tune.lake.status.SETTING` or one of its neighbours."""
     ended: datetime | None = None
     """When; None: right after the trials before it had ended."""
+    losses: Mapping[int, float] = {}
+    """Training loss by epoch, as far as it is known."""
 
 
 def startup_trials(trials: int | None, at_once: int = 1) -> int:
@@ -137,6 +139,9 @@ class Study:
         self._untried = {setting_key(values): values for values in space.every_setting or ()}
         self._best: dict[int, float] = {}
         self._sampled: list[float] = []
+        self._drawn: set[int] = set()
+        self.progress: list[float] = []
+        """Best Dice so far of the trials that were drawn, after every epoch that any of them trained, in the order of reports."""
 
     def propose(self, number: int) -> Proposal:
         """The next values to try; some must be left."""
@@ -210,6 +215,8 @@ class Study:
                 if len(self._objectives) == 1:  # Optuna has no intermediate values where there are several
                     self._open[number].report(value, epoch)
                 self._reported[number][epoch] = value
+                if number in self._drawn:
+                    self.progress.append(max(value, self.progress[-1] if self.progress else value))
 
     def has_reported(self, number: int) -> bool:
         """Whether a trial that runs has shown any value."""
@@ -235,7 +242,7 @@ class Study:
             if status == FAILED and number >= 0 and self._space.every_setting is not None:  # it is still to be tried
                 values = from_optuna(self._space, trial.params)
                 self._untried[setting_key(values)] = values
-        elif curve and DRAWN in trial.user_attrs:
+        elif curve and number in self._drawn:
             self._best[number] = max(curve.values())
         values = {"dice": max(curve.values(), default=math.nan)} | dict(costs or {})
         told = [values.get(name, math.nan) for name in self._objectives]
@@ -270,6 +277,7 @@ class Study:
             self._untried.pop(setting_key(values), None)
         if drawn:
             trial.set_user_attr(DRAWN, number)
+            self._drawn.add(number)
             self._undecided.append(number)
 
     def _write_down(self, trial: optuna.trial.FrozenTrial, number: int, status: str) -> None:

@@ -46,7 +46,7 @@ def ours(
         return {"number": proposal.number, "kind": proposal.kind, "values": proposal.values}
 
     def enough() -> bool:
-        return min_improvement > 0 and why_enough(study.sampled, min_improvement) is not None
+        return min_improvement > 0 and why_enough(study.sampled, study.progress, epochs, min_improvement) is not None
 
     searcher = TruthfulSearcher(queue, configure, lambda proposal, reason: None, enough)
     return Strategy(searcher, make_scheduler(scheduler, epochs=epochs, grace=grace_epochs(scheduler, epochs), startup=startup))

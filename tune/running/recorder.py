@@ -25,7 +25,7 @@ from tune.lake import Lake, LakeWarning, LostError, Mirror, Writer
 from tune.lake.status import ACTIVE, ENDED, FAILED, FALLEN, INPUT, INTERRUPTED, PENDING, RUNNING, SETTING, Curve, curve, trial_id
 from tune.proposing import Outcome, Proposal, Space, costs_of
 from tune.stopping import Ledger
-from tune.trials import LOG, Message, metrics_row
+from tune.trials import LOG, LOSS, Message, metrics_row
 
 Row = dict[str, Any]
 _RETRY_SECONDS, _CLOSE_SECONDS = 5.0, 120.0
@@ -33,15 +33,16 @@ _RETRY_SECONDS, _CLOSE_SECONDS = 5.0, 120.0
 
 @dataclass
 class Record:
-    """One trial as the driver knows it: its row of the trials table, and of every epoch the Dice and the seconds."""
+    """One trial as the driver knows it: its row of the trials table, and of every epoch the Dice, the loss and the seconds."""
 
     row: Row
     dice: dict[int, float] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
 
     def copy(self) -> Record:
         """One that later messages do not change; the values themselves are never changed in place."""
-        return Record(dict(self.row), dict(self.dice), dict(self.seconds))
+        return Record(dict(self.row), dict(self.dice), dict(self.losses), dict(self.seconds))
 
     @property
     def number(self) -> int:
@@ -65,7 +66,7 @@ class Record:
 
     def adopt(self, parent: int, settings: Mapping[str, Any]) -> None:
         """The trial goes on as a copy of another: what it reached before counts no more."""
-        self.dice, self.seconds = {}, {}
+        self.dice, self.losses, self.seconds = {}, {}, {}
         self.row |= {"parent": parent, "validation_dice": None, "validation_iou": None, "best_epoch": None}
         self.row |= {f"config.{path}": value for path, value in settings.items()}
 
@@ -74,6 +75,8 @@ class Record:
         for epoch in sorted(epochs, key=lambda row: int(row["epoch"])):
             number, dice = int(epoch["epoch"]), float(epoch["dice"])
             self.dice[number] = dice
+            if epoch.get(LOSS) is not None:
+                self.losses[number] = float(epoch[LOSS])
             self.seconds[number] = float((epoch.get("train_seconds") or 0) + (epoch.get("validation_seconds") or 0))
             best = self.row.get("validation_dice")
             if math.isfinite(dice) and (best is None or dice > best):
@@ -132,7 +135,7 @@ class Recorder:
         Returns:
             What is known of every trial, by number.
         """
-        columns = ["dice", "iou", "train_seconds", "validation_seconds", "memory_bytes"]
+        columns = ["dice", "iou", LOSS, "train_seconds", "validation_seconds", "memory_bytes"]
         epochs: dict[str, list[Row]] = {}
         for row in lake.metrics(columns).to_pylist():
             if row["experiment"] == self._experiment:
@@ -159,7 +162,9 @@ class Recorder:
             self._records[record.number] = record
             self._earlier_cpu[record.number] = record.row.get("cpu_seconds") or 0.0
             ended = record.row.get("ended_at")
-            outcomes.append(Outcome(_proposal(record, space), status, record.curve, costs_of(record.row), cause, ended))
+            outcomes.append(
+                Outcome(_proposal(record, space), status, record.curve, costs_of(record.row), cause, ended, record.losses)
+            )
         earlier = {number: record.row.get("seconds") or sum(record.seconds.values()) for number, record in self._records.items()}
         cut = {number: max(seconds, earlier[number]) for number, seconds in (held or {}).items() if number in waiting}
         self.ledger = Ledger(earlier | cut)

@@ -184,7 +184,8 @@ class Session:
             return None
         dice = self.study.sampled
         if len(dice) > self._enough[0]:
-            self._enough = len(dice), why_enough(dice, self.plan.min_improvement)
+            epochs = self.plan.published.training.epochs
+            self._enough = len(dice), why_enough(dice, self.study.progress, epochs, self.plan.min_improvement)
         return self._enough[1]
 
     def _run_tune(self) -> None:

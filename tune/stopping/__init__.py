@@ -2,6 +2,7 @@
 
 from tune.stopping.breaker import Breaker
 from tune.stopping.budget import Budget
+from tune.stopping.halving import REDUCTION
 from tune.stopping.improvement import DEFAULT_MIN_IMPROVEMENT, why_enough
 from tune.stopping.ledger import Ledger
 from tune.stopping.population import PopulationTraining, mutable
@@ -9,7 +10,6 @@ from tune.stopping.schedulers import (
     DEFAULT_SCHEDULER,
     HEDGE,
     POPULATION,
-    REDUCTION,
     SCHEDULERS,
     EarlyStopping,
     InOrder,

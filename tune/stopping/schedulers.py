@@ -1,4 +1,4 @@
-"""Schedulers by name: which trials are stopped before their end. The rules are Ray Tune's own; `hedged` spares some.
+"""Schedulers by name: which trials are stopped before their end.
 
 The published settings set the bar for others but always run to the end, as the plain U-Net does, which learns at another pace and
 sets no bar. A trial that reached its last epoch is not stopped before its final evaluation. A resumed search replays what earlier
@@ -8,29 +8,34 @@ sessions reported, so its rungs and medians are those of a search that was never
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from cdal.errors import InputError
 from tune.lake.status import PUBLISHED, UNET, Curve
 from tune.proposing import Outcome
+from tune.stopping.halving import Halving
 
 DEFAULT_SCHEDULER, POPULATION = "asha", "pbt"
-REDUCTION = 3
 HEDGE = 4  # one in so many, which then take about as much time as the others (Li et al. 2018: equal budgets)
 _BRACKETS = 3
 _NEVER: Any = math.inf  # does the median rule pause a trial to let others catch up
 
 
+class Rule(Protocol):
+    """What a scheduler makes its decisions with."""
+
+    def goes_on(self, number: int, epoch: int, dice: float, loss: float = math.inf) -> bool:
+        """Take a trial's best Dice up to an epoch before its last, and its training loss there: whether it is to go on."""
+
+
 class Scheduler(NamedTuple):
     """A scheduler and when to take it."""
 
-    make: Callable[[int, int], TrialScheduler] | None
+    make: Callable[[int, int], Rule] | None
     """From the epochs of a whole trial, and the epochs before a trial may be stopped; None for what is no stopping rule."""
     advice: str
     halving: bool = False
@@ -39,48 +44,60 @@ class Scheduler(NamedTuple):
     """Whether some of the trials that a model proposed run to their end, whatever the rule says."""
 
 
-def _asha(epochs: int, grace: int, brackets: int = 1) -> TrialScheduler:
-    return AsyncHyperBandScheduler(
-        time_attr="epoch",
-        metric="best_dice",
-        mode="max",
-        max_t=epochs,
-        grace_period=grace,
-        reduction_factor=REDUCTION,
-        brackets=brackets,
-    )
+def _hyperband(epochs: int, grace: int) -> Rule:
+    return Halving(epochs, grace, _BRACKETS)
 
 
-def _hyperband(epochs: int, grace: int) -> TrialScheduler:
-    rungs = 1 + math.floor(math.log(max(epochs / grace, 1), REDUCTION))
-    return _asha(epochs, grace, min(_BRACKETS, rungs))
+class _Median:
+    """Ray Tune's median rule. It says PAUSE, and bears to hear more of a trial that went on, as the published settings do."""
+
+    def __init__(self, epochs: int, grace: int) -> None:
+        self._known: set[int] = set()
+        self._rule = MedianStoppingRule(
+            time_attr="epoch",
+            metric="best_dice",
+            mode="max",
+            grace_period=grace,
+            min_samples_required=3,
+            min_time_slice=_NEVER,
+            hard_stop=False,
+        )
+
+    def goes_on(self, number: int, epoch: int, dice: float, loss: float = math.inf) -> bool:
+        trial: Any = _Known(number)
+        no_controller: Any = None
+        if number not in self._known:
+            self._known.add(number)
+            self._rule.on_trial_add(no_controller, trial)
+        decision = self._rule.on_trial_result(no_controller, trial, {"epoch": epoch, "best_dice": dice})
+        return decision == str(TrialScheduler.CONTINUE)
 
 
-def _median(epochs: int, grace: int) -> TrialScheduler:
-    return MedianStoppingRule(
-        time_attr="epoch",
-        metric="best_dice",
-        mode="max",
-        grace_period=grace,
-        min_samples_required=3,
-        min_time_slice=_NEVER,
-        hard_stop=False,  # it says PAUSE, and bears to hear more of a trial that went on, as the published settings do
-    )
+class _Known(NamedTuple):
+    """As much of a Tune trial as the median rule looks at, under the number that it keeps over all sessions."""
+
+    trial_id: int
 
 
-def _none(epochs: int, grace: int) -> TrialScheduler:
-    return FIFOScheduler()  # type: ignore[no-untyped-call]
+class _None:
+    """Lets all go on."""
+
+    def __init__(self, epochs: int, grace: int) -> None:
+        pass
+
+    def goes_on(self, number: int, epoch: int, dice: float, loss: float = math.inf) -> bool:
+        return True
 
 
 SCHEDULERS: dict[str, Scheduler] = {
     DEFAULT_SCHEDULER: Scheduler(
-        _asha,
-        "the default: asynchronous successive halving (Li et al. 2020): at epochs 1, 3, 9 ... only the best third goes on, so that "
-        "a hopeless trial costs one epoch.",
+        Halving,
+        "the default: asynchronous successive halving (Li et al. 2020): at epochs 1, 3, 9 ... only the best third goes on, of "
+        "equal ones those of lower training loss, so that a hopeless trial costs one epoch.",
         halving=True,
     ),
     "hedged": Scheduler(
-        _asha,
+        Halving,
         "asha, but every fourth trial that the sampler proposes after the random ones runs to its end. Take it where early epochs "
         "are known to mislead, so that a setting that starts slowly may still win; in long trainings it costs most of the time.",
         halving=True,
@@ -93,7 +110,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         halving=True,
     ),
     "median": Scheduler(
-        _median,
+        _Median,
         "the median stopping rule (Golovin et al. 2017): trials below the median of the others' running means are stopped. "
         "Gentle; take it where trials are few.",
     ),
@@ -103,7 +120,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         "quarter, with other loss weights and learning rates. Take it for long trainings whose best weights change on the way; all "
         "trials run side by side, in turns, so it wants as many workers as trials. It finds a schedule, not one setting to repeat.",
     ),
-    "none": Scheduler(_none, "every trial runs to its end. Take it to map a space, or to record whole curves."),
+    "none": Scheduler(_None, "every trial runs to its end. Take it to map a space, or to record whole curves."),
 }
 
 
@@ -136,12 +153,6 @@ def check_scheduler(name: str) -> None:
         raise InputError(f"--scheduler is {name!r}; schedulers are {', '.join(SCHEDULERS)}")
 
 
-class Known(NamedTuple):
-    """As much of a Tune trial as the rules look at, under the number that it keeps over all sessions."""
-
-    trial_id: int
-
-
 class InOrder(FIFOScheduler):
     """Trials start as they come."""
 
@@ -157,48 +168,31 @@ class InOrder(FIFOScheduler):
 
 
 class EarlyStopping(InOrder):
-    """One of Ray's stopping rules as this project's trials need it."""
+    """One of the rules, as Ray Tune asks it."""
 
-    def __init__(self, rule: TrialScheduler, epochs: int, hedged_from: float) -> None:
+    def __init__(self, rule: Rule, epochs: int, hedged_from: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rule, self._epochs, self._hedged_from = rule, epochs, hedged_from
-        self._known: set[int] = set()
 
     def replay(self, outcomes: Sequence[Outcome]) -> None:
         """Take up what earlier sessions reported."""
         for outcome in outcomes:
             if outcome.proposal.kind != UNET:
-                self._judge(outcome.proposal.number, outcome.curve)
+                self._goes_on(outcome.proposal.number, outcome.curve, outcome.losses)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
         kind, number = trial.config["kind"], trial.config["number"]
         if kind == UNET:
             return str(TrialScheduler.CONTINUE)
-        decision = self._judge(number, result.get("curve", ()))
+        goes_on = self._goes_on(number, result.get("curve", ()), result.get("losses", {}))
         spared = kind == PUBLISHED or (number >= self._hedged_from and number % HEDGE == 0)
-        return str(TrialScheduler.CONTINUE) if spared else decision
+        return str(TrialScheduler.CONTINUE if goes_on or spared else TrialScheduler.STOP)
 
-    def _judge(self, number: int, curve: Curve) -> str:
-        decision = str(TrialScheduler.CONTINUE)
-        stand_in: Any = Known(number)
-        no_controller: Any = None
-        for epoch, value in curve:
-            if epoch < self._epochs and math.isfinite(value):
-                if number not in self._known:
-                    self._known.add(number)
-                    with _seeded(number):  # hyperband draws a trial's bracket
-                        self._rule.on_trial_add(no_controller, stand_in)
-                decision = self._rule.on_trial_result(no_controller, stand_in, {"epoch": epoch, "best_dice": value})
-        return str(TrialScheduler.STOP) if decision == TrialScheduler.PAUSE else decision
-
-
-@contextmanager
-def _seeded(number: int) -> Iterator[None]:
-    """The same draws for the same trial in every session."""
-    state = np.random.get_state()
-    np.random.seed(number)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+    def _goes_on(self, number: int, curve: Curve, losses: Mapping[int, float]) -> bool:
+        goes_on = True
+        for epoch, dice in curve:
+            if epoch < self._epochs and math.isfinite(dice):
+                loss = losses.get(epoch, math.inf)
+                goes_on = self._rule.goes_on(number, epoch, dice, loss if math.isfinite(loss) else math.inf)
+        return goes_on

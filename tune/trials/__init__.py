@@ -7,4 +7,4 @@ from tune.trials.mps import mps_folder, start_mps, stop_mps
 from tune.trials.settings import Message, TrialSettings
 from tune.trials.together import SHARED_OUT, kinds_of_steps, limit_memory, side_by_side
 from tune.trials.trainable import CdalTrial, request
-from tune.trials.training import messages, metrics_row
+from tune.trials.training import LOSS, messages, metrics_row

@@ -66,7 +66,8 @@ class CdalTrial(ray.tune.Trainable):
             raise MachineError(self._fault.sentence)
         message = self._next_message()
         message.setdefault("curve", [])
-        result: dict[str, Any] = {key: message[key] for key in ("curve", "done", "status", "cause", "waits") if key in message}
+        shown = ("curve", "losses", "done", "status", "cause", "waits")
+        result: dict[str, Any] = {key: message[key] for key in shown if key in message}
         result |= message.get("costs", {})
         if message["curve"]:
             self._epoch, result["best_dice"] = message["curve"][-1]

@@ -30,6 +30,9 @@ from tune.trials.scoring import score
 from tune.trials.settings import Message, TrialSettings
 from tune.trials.together import take_share
 
+LOSS = "loss_soft_dice"
+"""The training loss that foretells the Dice best where it still is 0 (rank correlation 0.6 after the first of nine epochs)."""
+
 
 def messages(settings: TrialSettings) -> Generator[Message, None, None]:
     """Train from the last checkpoint on, one message per epoch, then score. The last message says how the trial ended."""
@@ -140,7 +143,8 @@ def _epochs(number: int, reports: list[Report], best: float) -> tuple[Message, f
     for report in reports:
         best = max(best, report.values["dice"])
         points.append((report.epoch, best))
-    message: Message = {"epochs": [metrics_row(number, report) for report in reports], "curve": points}
+    losses = {report.epoch: report.values[LOSS] for report in reports if LOSS in report.values}
+    message: Message = {"epochs": [metrics_row(number, report) for report in reports], "curve": points, "losses": losses}
     if reports:
         message |= {name: reports[-1].values.get(name) for name in ("model_seconds", "first_step_seconds")}
     return message, best

@@ -169,3 +169,16 @@ def test_words_are_all_as_far_from_each_other_and_from_a_field_that_is_not_there
     apart = ((places[:, None] - places[None]) ** 2).sum(axis=-1)
     np.testing.assert_allclose(apart[:3, :3], 1 - np.eye(3))
     np.testing.assert_allclose(apart[3, :3], 0.5)
+
+
+@pytest.mark.parametrize("whole", [1, 2, 3, 10])
+def test_nothing_is_certain_of_curves_that_were_cut_however_few_are_whole(whole: int) -> None:
+    """Curves that saturate each at a pace and height of its own: mostly the truth is within two deviations of what is promised."""
+    rng, missed = np.random.default_rng(whole), []
+    for _ in range(200):
+        pace, height = rng.uniform(0.2, 1.0, (12, 1)), rng.uniform(0.3, 0.95, (12, 1))
+        true = to_logit(height * (1 - np.exp(-pace * np.arange(1, EPOCHS + 1))))
+        found = extrapolate([curve if number < whole else curve[:2] for number, curve in enumerate(true)], EPOCHS)
+        assert (found.variances[:whole] == 0).all()
+        missed.append(np.abs(found.curves - true)[whole:, -1] / np.sqrt(found.variances[whole:]))
+    assert np.mean(np.concatenate(missed) < 2) > 0.65
