@@ -2,6 +2,7 @@ r"""Rehearse a search: recorded learning curves on a simulated cluster, to compa
 
     python tune/rehearse.py --from results --gpus 16 --trials 200
     python tune/rehearse.py --from results --experiment first --experiment second --strategies default,random --out rehearsal.json
+    python tune/rehearse.py --from results --advise         # which strategy would have served your own searches best?
 
 What is replayed are Ray Tune's own schedulers, Optuna's own samplers and this project's; no cluster is started and nothing is
 trained. Strategies:
@@ -19,7 +20,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ try:
     from cdal.command import DONE, command_line, run
     from cdal.errors import InputError
     from tune.rehearsal import (
+        CHOICES,
         STRATEGIES,
         Cluster,
         Estimate,
@@ -34,13 +36,18 @@ try:
         Recording,
         Surrogate,
         about,
+        advice_table,
+        advise,
+        families,
+        in_words,
         read,
         rehearse,
         strategy,
         summary,
         table,
+        trials_that_fit,
     )
-    from tune.results import load
+    from tune.results import Lake, load
 except ModuleNotFoundError as missing:
     sys.exit(f"The package {missing.name} is missing; run `pip install -e .` in the project's folder.")
 
@@ -64,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--trials", type=int, default=200, metavar="N", help="of each search (default: 200)")
     found.add_argument("--seeds", type=int, default=20, metavar="N", help="searches per strategy (default: 20)")
-    found.add_argument("--strategies", default=",".join(STRATEGIES), metavar="A,B", help="which; the first is what ratios are to")
+    found.add_argument(
+        "--strategies", metavar="A,B", help=f"which; the first is what others are compared with (default: {','.join(STRATEGIES)})"
+    )
     found.add_argument("--startup-seconds", type=float, metavar="S", help="of a trial on a GPU (default: the record's median)")
     found.add_argument(
         "--spot-losses-per-hour",
@@ -74,6 +83,11 @@ def parser() -> argparse.ArgumentParser:
         help="of each GPU, replaced after 5 minutes (default: 0.05)",
     )
     found.add_argument("--target", type=float, default=0.99, metavar="SHARE", help="of the best recorded Dice (default: 0.99)")
+    found.add_argument(
+        "--advise",
+        action="store_true",
+        help="for every space of the lake: which strategy finds the best settings in the GPU-hours that a search of yours took",
+    )
     found.add_argument("--out", type=Path, metavar="FILE.json", help="write all figures there too")
     return found
 
@@ -84,8 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _rehearse(given: argparse.Namespace, console: Console) -> int:
+    given.strategies = given.strategies or ",".join(CHOICES if given.advise else STRATEGIES)
     _check(given)
-    recording = read(load(given.source), given.experiment)
+    lake = load(given.source)
+    if given.advise:
+        return _advise(given, lake, console)
+    recording = read(lake, given.experiment)
     plan = make_plan(given, recording)
     surrogate = Surrogate(recording)
     for line in about(surrogate, plan):
@@ -95,6 +113,34 @@ def _rehearse(given: argparse.Namespace, console: Console) -> int:
     if given.out is not None:
         _write(given.out, {"plan": asdict(plan), "strategies": rows, "runs": [asdict(run) for run in runs]})
     console.print(table(rows, plan))
+    return DONE
+
+
+def _advise(given: argparse.Namespace, lake: Lake, console: Console) -> int:
+    """Rehearse what could have been done with every space, or with that of the experiments that are named."""
+    recordings, left_out = [], []
+    for names in [given.experiment] if given.experiment else families(lake):
+        try:
+            recordings.append(read(lake, names))
+        except InputError as error:
+            left_out.append(str(error))
+    if not recordings:
+        raise InputError(left_out[-1] if left_out else f"{given.source} holds no search that says what its space is")
+    told = []
+    for recording in recordings:
+        surrogate = Surrogate(recording)
+        plan = replace(make_plan(given, recording), gpu_hours=recording.gpu_hours)
+        plan = replace(plan, trials=trials_that_fit(surrogate, plan.gpu_hours))
+        for line in about(surrogate, plan)[:2]:
+            console.print(line, markup=False)
+        advice = advise(rehearse(surrogate, plan), plan.strategies)
+        console.print(advice_table(advice, plan))
+        console.print(in_words(advice, surrogate) + "\n", markup=False)
+        told.append({"plan": asdict(plan), "strategies": [each._asdict() for each in advice]})
+    for sentence in left_out:
+        console.print(f"left out: {sentence}", markup=False)
+    if given.out is not None:
+        _write(given.out, {"advice": told})
     return DONE
 
 

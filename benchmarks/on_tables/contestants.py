@@ -3,13 +3,14 @@
 default              what tune/search.py does, but that nothing is published and that it does not end early
 SAMPLER+SCHEDULER    others of its samplers and schedulers: the default with a part exchanged
 late                 the default with its first rung after an eighth of a training
+guided, misled       the default, told to try first what is near the best setting known, or the worst
 ray                  OptunaSearch and ASHAScheduler of Ray Tune as they come
 random               random settings, each trained to its end
 syne-asha, syne-cqr  ASHA of Syne Tune as it comes, with random settings and with its conformal quantile regression
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -21,10 +22,12 @@ from ray.tune.search.optuna import OptunaSearch
 
 from cdal.errors import InputError
 from on_tables.tables import Fields, Table
+from tune.lake.status import TRIED
 from tune.proposing import Proposal, Queue, Study, TruthfulSearcher, check_sampler, default_sampler, startup_trials
 from tune.rehearsal import Strategy
 from tune.stopping import DEFAULT_MIN_IMPROVEMENT, DEFAULT_SCHEDULER, check_scheduler, grace_epochs, make_scheduler, why_enough
 
+VARIANTS = ("default", "late", "guided", "misled")
 SYNE = {"syne-asha": "random_search", "syne-cqr": "cqr"}
 
 
@@ -49,10 +52,11 @@ def make(name: str, table: Table, at_once: int, seed: int) -> Contestant:
         searcher = OptunaSearch(fields.distributions, metric="dice", mode="max", sampler=sampler)
         return Contestant(Strategy(searcher, FIFOScheduler()))
     sampler, _, scheduler = name.partition("+")
-    if name in ("default", "late"):
+    if name in VARIANTS:
         sampler, scheduler = default_sampler(1), DEFAULT_SCHEDULER
     grace = max(1, table.epochs // 8) if name == "late" else grace_epochs(scheduler, table.epochs)
-    return _ours(fields, table.epochs, at_once, seed, sampler, scheduler, grace)
+    tries = {"guided": [table.near_best(seed)], "misled": [table.extremes[1]]}.get(name, [])
+    return _ours(fields, table.epochs, at_once, seed, sampler, scheduler, grace, tries)
 
 
 def check(name: str) -> None:
@@ -62,23 +66,34 @@ def check(name: str) -> None:
             import syne_tune  # noqa: F401
         except ModuleNotFoundError:
             raise InputError(f"{name} needs Syne Tune; `pip install syne-tune`, or the extra cdal-search[compare]") from None
-    elif name not in ("default", "late", "ray", "random"):
+    elif name not in (*VARIANTS, "ray", "random"):
         sampler, plus, scheduler = name.partition("+")
         if not plus:
-            known = ", ".join(("default", "late", "ray", "random", *SYNE))
+            known = ", ".join((*VARIANTS, "ray", "random", *SYNE))
             raise InputError(f"--strategies names {name!r}; strategies are {known}, and SAMPLER+SCHEDULER, such as gp+median")
         check_sampler(sampler)
         check_scheduler(scheduler)
 
 
-def _ours(fields: Fields, epochs: int, at_once: int, seed: int, sampler: str, scheduler: str, grace: int) -> Contestant:
+def _ours(
+    fields: Fields,
+    epochs: int,
+    at_once: int,
+    seed: int,
+    sampler: str,
+    scheduler: str,
+    grace: int,
+    tries: Sequence[Mapping[str, Any]],
+) -> Contestant:
     startup, space = startup_trials(None, at_once), fields
     study = Study(space, seed=seed, startup=startup, sampler=sampler)
+    queue = Queue(space, study, None, len(tries), [Proposal(number, TRIED, values) for number, values in enumerate(tries)])
+    study.first = len(tries)
 
     def configure(proposal: Proposal) -> dict[str, Any]:
         return {"number": proposal.number, "kind": proposal.kind, "values": proposal.values}
 
-    searcher = TruthfulSearcher(Queue(space, study, None), configure, lambda proposal, reason: None, lambda: False)
+    searcher = TruthfulSearcher(queue, configure, lambda proposal, reason: None, lambda: False)
     rule = make_scheduler(scheduler, epochs=epochs, grace=grace, startup=startup)
 
     def enough() -> bool:

@@ -41,6 +41,7 @@ LCBENCH = (
     Parameter(path="max_dropout", low=0.0, high=1.0),
 )
 EPOCHS = 50  # of a network: inputs 2 to 51, the first is before training
+_MISSED = 0.1
 _DRAWN = 5_000  # random settings of a network, the best of which is the best known
 
 
@@ -87,8 +88,20 @@ class Table:
     """Best score of a median random setting."""
     seconds: float
     """Per epoch, mean over random settings."""
+    extremes: tuple[Mapping[str, Any], Mapping[str, Any]] = field(repr=False)
+    """The best and the worst setting known."""
     answers: Callable[[], Answers] = field(repr=False)
     """Makes what answers for one search."""
+
+    def near_best(self, seed: int) -> dict[str, Any]:
+        """The best setting known, missed by a tenth of its range in every field: what somebody with experience would try."""
+        random = np.random.default_rng(seed)
+        found = {}
+        for path, distribution in self.fields.distributions.items():
+            axis = Axis(distribution)
+            unit = axis.unit(self.extremes[0][path]) + random.choice((-_MISSED, _MISSED))
+            found[path] = axis.value(float(np.clip(unit, 0, 1)))
+        return found
 
     def regret(self, score: float) -> float:
         """0 for the best known, 1 for a median random setting."""
@@ -144,6 +157,10 @@ def _of_rows(path: Path) -> Table:
         return answer
 
     reached = np.nanmax(np.where(np.isfinite(scores), scores, 0.0), axis=1)
+    best, worst = (
+        {path: axis.value(unit) for path, axis, unit in zip(fields.parameters, axes, units[row], strict=True)}
+        for row in (reached.argmax(), reached.argmin())
+    )
     return Table(
         name=path.stem,
         family=path.stem.split("-")[0],
@@ -152,6 +169,7 @@ def _of_rows(path: Path) -> Table:
         best=float(reached.max()),
         median=float(np.median(reached)),
         seconds=float(seconds.mean()),
+        extremes=(best, worst),
         answers=answers,
     )
 
@@ -222,5 +240,6 @@ def _of_task(name: str, family: str, task: int, asked: Callable[[int, Sequence[M
         best=float(reached.max()),
         median=float(np.median(reached)),
         seconds=float(np.mean(np.concatenate([seconds for _, seconds in parts]))),
+        extremes=(drawn[int(reached.argmax())], drawn[int(reached.argmin())]),
         answers=lambda: answer,
     )

@@ -65,6 +65,9 @@ def test_regret_is_from_the_best_known_to_a_median_setting(tmp_path: Path) -> No
     write(tmp_path)
     (table,) = find(tmp_path)
     assert (table.regret(table.best), table.regret(table.median)) == (0, 1)
+    best, worst = (table.answers()(setting).dice.max() for setting in table.extremes)
+    assert (best, worst) == (pytest.approx(table.best), pytest.approx(0, abs=0.01))
+    assert 0 < table.regret(table.answers()(table.near_best(0)).dice.max()) < 0.7
 
 
 def wrong_tables() -> dict[str, pa.Table]:
@@ -98,13 +101,13 @@ def test_a_comparison_goes_on_where_it_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path)
-    wanted = ("--strategies", "default,random", "--seeds", "2", "--workers", "4")
+    wanted = ("--strategies", "guided,random", "--seeds", "2", "--workers", "4")
     assert compare(tmp_path, monkeypatch, *wanted) == 0
     said = capsys.readouterr().out
     book = tmp_path / "book.jsonl"
     lines = book.read_text().splitlines()
     assert len(lines) == 4
-    assert "default less another" in said
+    assert "guided less another" in said
     for line in lines:
         task, improvements, _, trials = json.loads(line)
         spent = [moment for moment, _ in improvements]

@@ -66,6 +66,29 @@ def test_the_default_strategy_begins_with_the_published_settings_and_no_unet() -
     assert configs[-1] is None  # as long as others run
 
 
+def test_advice_on_ones_own_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a first epoch says all and most settings are bad, whole trainings of random ones serve nobody."""
+    write_lake(tmp_path / "lake")
+    out = tmp_path / "out.json"
+    options = ["--advise", "--strategies", "random+none,default", "--gpus", "4", "--seeds", "8", "--out", str(out)]
+    assert main(["--from", str(tmp_path / "lake"), *options]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "`default` would have served you better than `random+none`: Dice +0." in printed
+    (told,) = json.loads(out.read_text())["advice"]
+    first, second = told["strategies"]
+    assert first["strategy"] == "random+none"
+    assert 0 < second["low"] <= second["gained"] <= second["high"]
+    assert second["true_dice"] - first["true_dice"] == pytest.approx(second["gained"])
+    assert main(["--from", str(tmp_path / "lake"), *options[:1], "--strategies", "default,curves+asha", *options[3:]]) == 0
+    assert "Stay with `default`" in " ".join(capsys.readouterr().out.split())
+
+
+def test_advice_takes_enough_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_lake(tmp_path, tried=settings(4, seed=0))
+    assert main(["--from", str(tmp_path), "--advise"]) == 2
+    assert "a rehearsal needs 16, 4 of them whole" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["ray", "random"])
 def test_plain_strategies_begin_with_samples_of_the_space(name: str) -> None:
     searcher, _ = STRATEGIES[name](space(), 5, 2, 0)

@@ -1,5 +1,6 @@
 """Strategies on recorded curves: what was recorded, a simulated cluster, medians over seeds."""
 
+from tune.rehearsal.advice import CHOICES, advice_table, advise, in_words, trials_that_fit
 from tune.rehearsal.curves import LearningCurve, Recording, Surrogate, families, read
 from tune.rehearsal.medians import Estimate, estimate_ratio
 from tune.rehearsal.runs import Plan, about, rehearse, run_one, summary, table

@@ -61,6 +61,12 @@ class Recording:
     """From a trial's proposal to its first step, median; 10 where that is not recorded."""
 
     @property
+    def gpu_hours(self) -> float:
+        """What an experiment's trials took, mean over the experiments."""
+        seconds = sum(self.startup_seconds + np.nan_to_num(trial.seconds) * trial.dice.size for trial in self.trials)
+        return float(seconds) / 3600 / len(self.experiments)
+
+    @property
     def best(self) -> float:
         """The best Dice that any recorded trial reached."""
         return max(float(trial.dice.max()) for trial in self.trials if trial.dice.size)
@@ -258,6 +264,10 @@ class Surrogate:
         """The curve (epochs,) without noise, as normal scores."""
         point = self._place([values])
         return self._from_scores(np.concatenate([process.mean(point) for process in self._processes]))
+
+    def true_dice(self, values: Mapping[str, Any]) -> float:
+        """The best Dice of a trial with these values when it has neither good nor bad luck."""
+        return float(self._scale.dice(self.expected(values)).max())
 
     def _recorded(self, index: int) -> LearningCurve:
         trial = self.recording.trials[index]

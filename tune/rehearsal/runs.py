@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from tune.proposing import from_optuna
 from tune.rehearsal.curves import Surrogate
 from tune.rehearsal.medians import estimate, estimate_ratio, number
-from tune.rehearsal.simulation import Cluster, Simulation
+from tune.rehearsal.simulation import Cluster, Config, Simulation
 from tune.rehearsal.strategies import strategy
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Plan:
     strategies: Sequence[str]
     target: float
     """Share of the best recorded Dice."""
+    gpu_hours: float = math.inf
+    """After which a search is cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Run:
     hours: float
     """To the target."""
     best_dice: float
+    true_dice: float
+    """Without luck, of the settings of the trial that showed the best."""
     gpu_hours_in_all: float
     hours_in_all: float
     trials: int
@@ -73,14 +77,19 @@ def run_one(surrogate: Surrogate, plan: Plan, task: tuple[str, int]) -> Run:
     recording = surrogate.recording
     space = recording.space
     searcher, scheduler = strategy(name)(space, plan.trials, plan.cluster.gpus, seed)
+
+    def values(config: Config) -> Mapping[str, Any]:
+        return config["values"] if "values" in config else from_optuna(space, config)
+
     course = Simulation(
         plan.cluster,
         searcher,
         scheduler,
-        lambda config: surrogate.curve(config["values"] if "values" in config else from_optuna(space, config), seed),
+        lambda config: surrogate.curve(values(config), seed),
         epochs=recording.epochs,
         trials=plan.trials,
         seed=seed,
+        budget=3600 * plan.gpu_hours,
     ).run()
     reached = course.reached(plan.target * recording.best)
     return Run(
@@ -89,6 +98,7 @@ def run_one(surrogate: Surrogate, plan: Plan, task: tuple[str, int]) -> Run:
         gpu_hours=reached.gpu_seconds / 3600 if reached else math.inf,
         hours=reached.seconds / 3600 if reached else math.inf,
         best_dice=course.best,
+        true_dice=math.nan if course.best_trial is None else surrogate.true_dice(values(course.best_trial.config)),
         gpu_hours_in_all=course.gpu_seconds / 3600,
         hours_in_all=course.seconds / 3600,
         trials=len(course.trials),

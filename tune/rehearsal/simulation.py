@@ -82,6 +82,12 @@ class Course:
         """The best Dice that any trial showed; NaN where none showed any."""
         return self.improvements[-1].dice if self.improvements else math.nan
 
+    @property
+    def best_trial(self) -> SimulatedTrial | None:
+        """The first that showed the best Dice; None where none showed any."""
+        shown = [trial for trial in self.trials if trial.epoch]
+        return max(shown, key=lambda trial: float(trial.curve.dice[: trial.epoch].max()), default=None)
+
 
 class Simulation:
     """A search to be run once. Schedulers see it in place of Ray's TuneController."""
