@@ -57,6 +57,23 @@ def start_and_cut(folder: Path, held: bool) -> tuple[datetime, datetime]:
     return before, after
 
 
+def test_losses_come_back_as_dice_do(tmp_path: Path) -> None:
+    """By them a stopping rule tells trials of equal Dice apart, before and after a cut."""
+    space = parse(SPACE, "test.yaml")
+    create_experiment(tmp_path, "cut", {"space": space.to_dict()})
+    first = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
+    first.propose(Proposal(0, SEARCHED, {}), Config())
+    rows = [{"trial_id": "00000", "epoch": epoch, "step": epoch, "dice": 0.0, "loss_soft_dice": 1 / epoch} for epoch in (1, 2)]
+    rows.append({"trial_id": "00000", "epoch": 3, "step": 3, "dice": 0.1})
+    first.take(0, {"epochs": rows})
+    first.close()
+    second = Recorder(str(tmp_path), "cut", {"dataset": "phantom"})
+    (outcome,) = second.restore(load(tmp_path), space)
+    second.close()
+    assert outcome.curve == [(1, 0.0), (2, 0.0), (3, 0.1)]
+    assert outcome.losses == {1: 1.0, 2: 0.5}
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_a_trial_of_a_killed_driver_began_when_it_began(tmp_path: Path, written: bool) -> None:
     before, after = start_and_cut(tmp_path, written)

@@ -1,5 +1,6 @@
-"""Which trials are stopped early, by Ray's own rules. Without a running Ray."""
+"""Which trials are stopped early. Without a running Ray."""
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -46,6 +47,14 @@ def test_asha_goes_on_where_it_was() -> None:
     assert asha.on_trial_result(None, FakeTrial(4), {"curve": [(2, 0.1)]}) == "CONTINUE"  # that rung was decided before the cut
     assert asha.on_trial_result(None, FakeTrial(5), {"curve": [(1, 0.2)]}) == "STOP"
     assert asha.on_trial_result(None, FakeTrial(6), {"curve": [(1, 0.95)]}) == "CONTINUE"
+
+
+def test_of_equal_dice_the_loss_decides_before_and_after_a_cut() -> None:
+    losses = {2: 0.9, 3: 0.5, 4: 0.7, 5: 0.4}
+    asha = make_scheduler("asha", epochs=9, grace=1, startup=4)
+    asha.replay([Outcome(Proposal(number, SEARCHED, {}), None, [(1, 0.0)], losses={1: loss}) for number, loss in losses.items()])
+    for number, loss, expected in ((6, 0.8, "STOP"), (7, 0.3, "CONTINUE"), (8, math.nan, "STOP")):
+        assert asha.on_trial_result(None, FakeTrial(number), {"curve": [(1, 0.0)], "losses": {1: loss}}) == expected
 
 
 @pytest.mark.parametrize(("name", "grace"), [("asha", 1), ("hedged", 1), ("hyperband", 1), ("median", 6), ("pbt", 6), ("none", 6)])

@@ -37,16 +37,30 @@ CONFIG = preset("chest_xray").replace(
 
 
 @pytest.fixture(scope="module")
-def last(tmp_path_factory: pytest.TempPathFactory) -> Message:
-    """The last message of a short trial on colour images of 40 x 48 bytes."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> list[Message]:
+    """The messages of a short trial on colour images of 40 x 48 bytes."""
     data = two_folders(tmp_path_factory.mktemp("data"), count=24, colours=3)
     settings = TrialSettings(
         number=0, kind="searched", config=CONFIG.to_dict(), dataset="own", options={"sample_size": 32}, data=str(data), fold=0,
         folder=str(tmp_path_factory.mktemp("trial")),
     )  # fmt: skip
-    message = list(messages(settings))[-1]
-    assert message["status"] == "finished", message
-    return message
+    found = list(messages(settings))
+    assert found[-1]["status"] == "finished", found[-1]
+    return found
+
+
+@pytest.fixture(scope="module")
+def last(told: list[Message]) -> Message:
+    """The last of them."""
+    return told[-1]
+
+
+@pytest.mark.long
+def test_an_epoch_comes_with_the_loss_that_tells_equal_dice_apart(told: list[Message]) -> None:
+    (message,) = (message for message in told if message.get("curve"))
+    ((epoch, _),) = message["curve"]
+    assert 0 < message["losses"][epoch] < 1.1
+    assert message["losses"][epoch] == message["epochs"][0]["loss_soft_dice"]
 
 
 @pytest.mark.long
