@@ -1,7 +1,9 @@
-"""A real search on a machine without a GPU: hippocampus, small models, a fixed time; what Dice does it reach?
+r"""A real search on a machine without a GPU: hippocampus, small models, a fixed time; what Dice does it reach?
 
     python benchmarks/hippocampus_cpu.py --data Task04_Hippocampus --time-budget 30m
-    python benchmarks/hippocampus_cpu.py --data Task04_Hippocampus --time-budget 20m --compare ray --seeds 3
+    python benchmarks/hippocampus_cpu.py --data Task04_Hippocampus --time-budget 60m --compare ray --seeds 3
+    python benchmarks/hippocampus_cpu.py --data Task04_Hippocampus --space benchmarks/spaces/hippocampus-long.yaml \
+        --time-budget 12m --compare ray
 
 Runs `python tune/search.py`, then scores the best trial that the sampler proposed, by validation Dice, and the controls on the
 fold's test volumes, which the search has not seen, with the same majority vote on whole volumes. Dice are means over volumes:
@@ -33,7 +35,6 @@ from cdal.predict import full_protocol
 from tune.results import load
 
 RANDOM = ["--sampler", "random", "--scheduler", "none", "--min-improvement", "0"]
-SPACE = "hippocampus_cpu"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -41,6 +42,7 @@ def main() -> None:
     """Search, score, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the Medical Segmentation Decathlon's Task04_Hippocampus")
+    parser.add_argument("--space", default="hippocampus_cpu")
     parser.add_argument("--time-budget", default="30m")
     parser.add_argument("--seed", default="0")
     parser.add_argument("--compare", choices=("random", "ray"), help="the default strategy with another of equal time")
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--storage", default=None, help="keep the results there (default: a temporary folder)")
     args = parser.parse_args()
     storage = Path(args.storage or tempfile.mkdtemp(prefix="hippocampus-")).absolute()
-    given = ["--data", str(Path(args.data).absolute()), "--space", SPACE, "--time-budget", args.time_budget]
+    given = ["--data", str(Path(args.data).absolute()), "--space", args.space, "--time-budget", args.time_budget]
     command = [sys.executable, "tune/search.py", *given, "--storage", str(storage)]
     if args.compare:
         return compare(given, command, args.compare, storage, range(int(args.seed), int(args.seed) + args.seeds))

@@ -3,6 +3,7 @@
 default              what tune/search.py does, but that nothing is published and that it does not end early
 SAMPLER+SCHEDULER    others of its samplers and schedulers: the default with a part exchanged
 late                 the default with its first rung after an eighth of a training
+ending               the default with its early end: as it is
 guided, misled       the default, told to try first what is near the best setting known, or the worst
 ray                  OptunaSearch and ASHAScheduler of Ray Tune as they come
 random               random settings, each trained to its end
@@ -10,9 +11,9 @@ syne-asha, syne-cqr  ASHA of Syne Tune as it comes, with random settings and wit
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -27,36 +28,29 @@ from tune.proposing import Proposal, Queue, Study, TruthfulSearcher, check_sampl
 from tune.rehearsal import Strategy
 from tune.stopping import DEFAULT_MIN_IMPROVEMENT, DEFAULT_SCHEDULER, check_scheduler, grace_epochs, make_scheduler, why_enough
 
-VARIANTS = ("default", "late", "guided", "misled")
+VARIANTS = ("default", "ending", "late", "guided", "misled")
 SYNE = {"syne-asha": "random_search", "syne-cqr": "cqr"}
 
 
-class Contestant(NamedTuple):
-    """A strategy ready to run."""
-
-    strategy: Strategy
-    enough: Callable[[], bool] = lambda: False
-    """Whether it would end the search now."""
-
-
-def make(name: str, table: Table, at_once: int, seed: int) -> Contestant:
+def make(name: str, table: Table, at_once: int, seed: int) -> Strategy:
     """A strategy for one search."""
     fields = table.fields
     if name in SYNE:
-        return Contestant(_syne(SYNE[name], table, seed))
+        return _syne(SYNE[name], table, seed)
     if name == "ray":
         searcher = OptunaSearch(fields.distributions, metric="dice", mode="max", seed=seed)
-        return Contestant(Strategy(searcher, ASHAScheduler(metric="dice", mode="max", max_t=table.epochs)))
+        return Strategy(searcher, ASHAScheduler(metric="dice", mode="max", max_t=table.epochs))
     if name == "random":
         sampler = optuna.samplers.RandomSampler(seed=seed)
         searcher = OptunaSearch(fields.distributions, metric="dice", mode="max", sampler=sampler)
-        return Contestant(Strategy(searcher, FIFOScheduler()))
+        return Strategy(searcher, FIFOScheduler())
     sampler, _, scheduler = name.partition("+")
     if name in VARIANTS:
         sampler, scheduler = default_sampler(1), DEFAULT_SCHEDULER
     grace = max(1, table.epochs // 8) if name == "late" else grace_epochs(scheduler, table.epochs)
     tries = {"guided": [table.near_best(seed)], "misled": [table.extremes[1]]}.get(name, [])
-    return _ours(fields, table.epochs, at_once, seed, sampler, scheduler, grace, tries)
+    least = DEFAULT_MIN_IMPROVEMENT if name == "ending" else 0
+    return _ours(fields, table.epochs, at_once, seed, sampler, scheduler, grace, tries, least)
 
 
 def check(name: str) -> None:
@@ -84,7 +78,8 @@ def _ours(
     scheduler: str,
     grace: int,
     tries: Sequence[Mapping[str, Any]],
-) -> Contestant:
+    least: float,
+) -> Strategy:
     startup, space = startup_trials(None, at_once), fields
     study = Study(space, seed=seed, startup=startup, sampler=sampler)
     queue = Queue(space, study, None, len(tries), [Proposal(number, TRIED, values) for number, values in enumerate(tries)])
@@ -93,13 +88,11 @@ def _ours(
     def configure(proposal: Proposal) -> dict[str, Any]:
         return {"number": proposal.number, "kind": proposal.kind, "values": proposal.values}
 
-    searcher = TruthfulSearcher(queue, configure, lambda proposal, reason: None, lambda: False)
-    rule = make_scheduler(scheduler, epochs=epochs, grace=grace, startup=startup)
-
     def enough() -> bool:
-        return why_enough(study.sampled, study.progress, epochs, DEFAULT_MIN_IMPROVEMENT) is not None
+        return least > 0 and why_enough(study.sampled, study.progress, epochs, least) is not None
 
-    return Contestant(Strategy(searcher, rule), enough)
+    searcher = TruthfulSearcher(queue, configure, lambda proposal, reason: None, enough)
+    return Strategy(searcher, make_scheduler(scheduler, epochs=epochs, grace=grace, startup=startup))
 
 
 def _syne(searcher: str, table: Table, seed: int) -> Strategy:

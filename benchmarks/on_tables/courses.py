@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import optuna
 from threadpoolctl import threadpool_limits
@@ -42,7 +42,7 @@ class Course(NamedTuple):
     improvements: list[tuple[float, float]]
     """Spent and regret, whenever the best score rose."""
     ends: float | None
-    """Spent when the search would have ended early."""
+    """Spent when the search ended by itself; None where the budget did."""
     trials: int
 
     def regret(self, spent: float) -> float:
@@ -80,15 +80,10 @@ def run_one(task: Task) -> Course:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = _TABLES[task.table]
     whole = table.epochs * table.seconds
-    (searcher, scheduler), enough = make(task.strategy, table, task.workers, task.seed)
-    answer, ends = table.answers(), []
-
-    def curve_of(config: Any) -> Any:
-        if not ends and enough():
-            ends.append(simulation.gpu_seconds / whole)
-        return answer(config.get("values", config))
-
-    simulation = Simulation(
+    searcher, scheduler = make(task.strategy, table, task.workers, task.seed)
+    answer = table.answers()
+    budget = max(BUDGETS) * whole
+    course = Simulation(
         Cluster(
             gpus=task.workers,
             startup_seconds=STARTUP * table.seconds,
@@ -97,15 +92,15 @@ def run_one(task: Task) -> Course:
         ),
         searcher,
         scheduler,
-        curve_of,
+        lambda config: answer(config.get("values", config)),
         epochs=table.epochs,
         trials=None,
         seed=task.seed,
-        budget=max(BUDGETS) * whole,
-    )
-    course = simulation.run()
+        budget=budget,
+    ).run()
     improvements = [(round(moment.gpu_seconds / whole, 4), round(table.regret(moment.dice), 5)) for moment in course.improvements]
-    return Course(task, improvements, ends[0] if ends else None, len(course.trials))
+    ends = round(course.gpu_seconds / whole, 4) if course.gpu_seconds < budget else None
+    return Course(task, improvements, ends, len(course.trials))
 
 
 def _whole(book: Path) -> Iterator[Course]:
