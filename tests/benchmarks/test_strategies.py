@@ -129,10 +129,21 @@ def test_wrong_strategies_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_ending_early_costs_and_saves(tmp_path: Path) -> None:
     write(tmp_path)
     (table,) = find(tmp_path)
-    too_early = Course(Task(table.name, "default", 4, 0.0, 0), [(1.0, 0.9), (10.0, 0.4), (30.0, 0.1), (35.0, -0.2)], 20.0, 50)
-    in_time = Course(Task(table.name, "default", 4, 0.0, 1), [(1.0, 0.9), (8.0, 0.0)], 10.0, 50)
-    assert [too_early.regret(spent) for spent in (0.5, 1, 20, 30, 40)] == [1, 0.9, 0.4, 0.1, 0]
+
+    def course(strategy: str, seed: int, improvements: list[tuple[float, float]], ends: float | None) -> Course:
+        return Course(Task(table.name, strategy, 4, 0.0, seed), improvements, ends, 50)
+
+    whole = course("default", 0, [(1.0, 0.9), (10.0, 0.4), (30.0, 0.2), (35.0, -0.2)], None)
+    assert [whole.regret(spent) for spent in (0.5, 1, 20, 30, 40)] == [1, 0.9, 0.4, 0.2, 0]
+    courses = [
+        whole,
+        course("ending", 0, whole.improvements[:2], 20.0),  # too early
+        course("default", 1, [(1.0, 0.9), (8.0, 0.0)], None),
+        course("ending", 1, [(1.0, 0.9), (8.0, 0.0)], 10.0),  # in time
+        course("default", 2, [(1.0, 0.1)], None),
+        course("ending", 2, [(1.0, 0.1)], None),  # not at all
+    ]
     said = Console(width=200, file=io.StringIO())
-    report.show(said, [too_early, in_time], [table])
-    assert "in 2 of 2 searches, 0.200 of regret lost on average" in said.file.getvalue()
+    report.show(said, courses, [table])
+    assert "in 2 of 3 searches, 0.133 of regret lost on average" in said.file.getvalue()
     assert "(1) 75 % of the budget saved" in said.file.getvalue()
