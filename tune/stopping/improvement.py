@@ -58,8 +58,10 @@ def why_enough(dice: Sequence[float], progress: Sequence[float], epochs: int, mi
     if len(progress) < LEAST_TRAININGS * epochs:
         return None
     lately = len(progress) // _LATELY
+    if progress[-1] - progress[-1 - lately] >= min_improvement:
+        return None
     gain = expected_gain(dice)
-    if progress[-1] - progress[-1 - lately] >= min_improvement or gain is None or gain >= min_improvement:
+    if gain is None or gain >= min_improvement:
         return None
     return (
         f"the best Dice has not risen by {min_improvement:g} in the last {lately} of {len(progress)} epochs, and the next {AHEAD} "
