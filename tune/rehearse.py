@@ -167,6 +167,8 @@ def _check(given: argparse.Namespace) -> None:
     for option in ("gpus", "trials", "seeds"):
         if getattr(given, option) < 1:
             raise InputError(f"--{option} is {getattr(given, option)}; it must be at least 1")
+    if given.advise and given.seeds < 2:
+        raise InputError("--advise tells chance from merit by comparing seeds; give --seeds 2 or more")
     for option in ("startup_seconds", "spot_losses_per_hour"):
         value = getattr(given, option)
         if value is not None and not 0 <= value < math.inf:

@@ -103,6 +103,7 @@ def test_plain_strategies_begin_with_samples_of_the_space(name: str) -> None:
     [
         (["--gpus", "0"], "--gpus is 0"),
         (["--seeds", "-1"], "--seeds is -1"),
+        (["--advise", "--seeds", "1"], "give --seeds 2 or more"),
         (["--target", "1.5"], "--target is 1.5"),
         (["--target", "nan"], "--target is nan"),
         (["--startup-seconds", "inf"], "--startup-seconds is inf"),
