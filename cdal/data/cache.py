@@ -141,7 +141,8 @@ def _read_index(index: Path) -> dict[str, list[Any]]:
 
 def _store(case: Case, path: Path) -> None:
     """Write a case as one file that is either whole or not there."""
-    tensors = {"image": case.image, "label": case.label} | ({} if case.instances is None else {"instances": case.instances})
+    optional = {"instances": case.instances, "native": case.native}
+    tensors = {"image": case.image, "label": case.label} | {name: tensor for name, tensor in optional.items() if tensor is not None}
     written = int(time.time())
     about = {"spacing": case.spacing, "written": written}
     with TemporaryDirectory(dir=path.parent, prefix=_UNFINISHED) as folder:

@@ -3,7 +3,7 @@
 Axes: C image channels, D slices, H and W pixels, S side of a sample, N samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,15 @@ Extent = tuple[int, int, int]
 class CaseDataset:
     """Cases, their splits and their training samples; see `cdal.data.Dataset`."""
 
-    def __init__(self, spec: DatasetSpec, cases: Sequence[Case], split: Callable[[int], Split], *, balanced: bool = True) -> None:
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        cases: Sequence[Case],
+        split: Callable[[int], Split],
+        *,
+        balanced: bool = True,
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
         """Take the cases as they are; their voxels are not looked at before a crop is drawn.
 
         Args:
@@ -25,10 +33,12 @@ class CaseDataset:
             cases: all cases.
             split: the splits of a fold.
             balanced: centre crops on foreground and on background with equal chance; otherwise every place is as likely.
+            groups: what each case belongs to; None where cases stand alone.
         """
         self.spec = spec
         self.ids = tuple(case.id for case in cases)
         self.split = split
+        self.groups = groups or {}
         self._cases = {case.id: case for case in cases}
         assert len(self._cases) == len(cases), "two cases share an id"
         crop = (spec.sample_depth, spec.image_size, spec.image_size)

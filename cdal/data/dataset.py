@@ -23,6 +23,11 @@ from cdal.errors import InputError
 ImageArray = npt.NDArray[Any]
 LabelArray = npt.NDArray[np.uint8]
 SplitName = Literal["train", "validation", "test"]
+Plane = Literal["axial", "coronal", "sagittal"]
+Window = tuple[float, float]
+
+IGNORED = 255
+"""Label of pixels that nobody judged: they take no part in losses, scores and pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,12 @@ class Preparation:
     scaling: Literal["bytes", "range", "percentiles"] = "range"
     """What a case holds. `bytes`: the 8-bit values as they are; `range`: floats, lowest value of the case at -1 and highest at 1;
     `percentiles`: the same from the 0.5th to the 99.5th percentile, clipped."""
+    windows: tuple[Window | None, ...] = ()
+    """Per image channel, the values that become -1 and 1, clipped, the same in every case (CT); None: as `scaling` says."""
+    plane: Plane = "axial"
+    """Which slices of a volume are cut. A volume with an axis of length 1 is cut across that one."""
+    spacing: tuple[float, float] | None = None
+    """Distance of neighbouring pixels along H and W that slices of volumes are resampled to, mm; None keeps the file's own grid."""
     mean: tuple[float, ...] = (0.0,)
     """Per image channel, or one for all: a model reads (value - mean) / std."""
     std: tuple[float, ...] = (1.0,)
@@ -83,6 +94,10 @@ class DatasetSpec:
     """Value of the foreground in a mask of one channel. The published chest X-ray weights need -1."""
     preparation: Preparation = field(default_factory=Preparation)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    has_ignored: bool = False
+    """Whether some label has pixels that are `IGNORED`."""
+    notes: tuple[str, ...] = ()
+    """What was found in the data and decided for their user, a sentence each."""
 
     @property
     def mask_channels(self) -> int:
@@ -126,11 +141,19 @@ class Case:
     image: Tensor
     """(C, D, H, W), uint8 or float32, as `Preparation.scaling` says."""
     label: Tensor
-    """(D, H, W) uint8: 0 background, i + 1 the i-th class of the dataset."""
+    """(D, H, W) uint8, on the grid of the image: 0 background, i + 1 the i-th class of the dataset, or `IGNORED`."""
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Distance of neighbouring voxels along D, H and W, mm; 1 where the format tells none."""
+    """Distance of neighbouring voxels along D, H and W on the grid of `truth`, mm; 1 where the format tells none."""
     instances: Tensor | None = None
-    """(D, H, W) int32: 0 background, every object its own number; None where the dataset does not tell objects apart."""
+    """(D, H, W) int32 on the grid of `truth`: 0 background, every object its own number; None where the dataset does not tell
+    objects apart."""
+    native: Tensor | None = None
+    """The label on the grid of the file, (D, H', W') uint8, where image and label were resampled; None where they were not."""
+
+    @property
+    def truth(self) -> Tensor:
+        """The label that predictions are scored against, on the grid of the file."""
+        return self.label if self.native is None else self.native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +165,8 @@ class Source:
     """One file, or one per image channel."""
     labels: tuple[Path, ...]
     """One file, or several that together make the mask."""
+    values: tuple[int, ...] = ()
+    """The value of each label file, where each holds one class; () where a file holds values, or files hold an object each."""
 
 
 class Dataset(Protocol):
@@ -155,6 +180,11 @@ class Dataset(Protocol):
     @property
     def ids(self) -> tuple[str, ...]:
         """Stable ids of all cases, in the order that the folds are cut from."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """What each case belongs to, such as its patient; no group is in two parts of a fold. Empty where cases stand alone."""
         ...
 
     def split(self, fold: int) -> Split:
@@ -181,4 +211,8 @@ def check_whole(dataset: str, option: str, value: object, least: int, most: int)
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return {key: _tuple(value) for key, value in values.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, (list, tuple)) else value

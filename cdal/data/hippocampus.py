@@ -65,11 +65,11 @@ def hippocampus_layout(folder: Path) -> Layout:
         InputError: what `decathlon_layout` raises, several modalities, or images that are no volumes.
     """
     layout = decathlon_layout(folder)
-    assert layout.classes is not None
+    assert layout.labels is not None
     assert layout.channels is not None
     if len(layout.channels) > 1 or (layout.sources and not layout.volumetric):
         raise InputError(f"{folder / 'dataset.json'} does not list volumes of one modality; open the folder as the dataset own")
-    return replace(layout, classes=tuple(name.lower() for name in layout.classes))
+    return replace(layout, labels={value: name.lower() for value, name in layout.labels.items()})
 
 
 def hippocampus_reader(layout: Layout) -> Callable[[Source], Case]:

@@ -1,7 +1,7 @@
 """Which files make a case: the folder layouts that need no code, and what their dataset.json says.
 
     layout = find_layout(Path("MyData"))
-    layout.sources, layout.classes, layout.problems
+    layout.sources, layout.labels, layout.problems
 
     Decathlon     dataset.json with "training": [{"image": FILE, "label": FILE}, ...], "labels": {"0": "background", "1": NAME}
     nnU-Net raw   dataset.json with "channel_names", "labels": {"background": 0, NAME: 1} and "file_ending";
@@ -16,13 +16,13 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdal.data.dataset import Source
+from cdal.data.dataset import Source, Split
 from cdal.data.folds import PARTITIONS
 from cdal.data.images import ENDINGS as IMAGE_ENDINGS
 from cdal.errors import InputError
@@ -53,14 +53,29 @@ class Layout:
     """The layout's name, in words."""
     sources: list[Source]
     """In the order that the folder gives them."""
-    classes: tuple[str, ...] | None = None
-    """Foreground classes, of the labels 1, 2, ...; None where only the masks can tell."""
+    labels: Mapping[int, str] | None = None
+    """Names of the foreground classes by their values in the masks (where coloured, 65536 red + 256 green + blue), in the order of
+    the classes; None where only the masks can tell."""
+    ignored: int | None = None
+    """The value of pixels that nobody judged, where it is declared."""
     channels: tuple[str, ...] | None = None
     """Image channels; None where only the images can tell."""
     volumetric: bool
     licence: str = "not stated"
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """What each case belongs to, where the layout tells (a folder a patient)."""
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    """Splits that the folder gives, by name (train/ val/ test/, splits_final.json, "fold" of a datalist). Where it gives two parts
+    only, the second is `test`, and `validation` is empty: it is cut from `train`."""
+    notes: list[str] = field(default_factory=list)
+    """What was decided, a sentence each: masks that were merged, files that were left out."""
     problems: list[str] = field(default_factory=list)
     """One sentence for each case or file that cannot be used; whoever wants all cases refuses the folder by the first."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the foreground classes; None where only the masks can tell."""
+        return None if self.labels is None else tuple(self.labels.values())
 
 
 @_told_by_name()
@@ -120,7 +135,7 @@ def decathlon_layout(folder: Path) -> Layout:
     return Layout(
         kind="Decathlon layout",
         sources=list(found.sources.values()),
-        classes=_decathlon_classes(path, content.get("labels")),
+        labels=_numbered(_decathlon_classes(path, content.get("labels"))),
         channels=_channels(path, content.get("modality") or {"0": "image"}, "modality"),
         volumetric=found.volumetric(),
         licence=_licence(content),
@@ -277,7 +292,7 @@ def _nnunet_layout(path: Path, content: dict[str, Any]) -> Layout:
     return Layout(
         kind="nnU-Net layout",
         sources=list(found.sources.values()),
-        classes=classes,
+        labels=_numbered(classes),
         channels=channels,
         volumetric=ending in VOLUME_ENDINGS,
         licence=_licence(content),
@@ -350,6 +365,10 @@ def _nnunet_classes(path: Path, labels: object) -> tuple[str, ...]:
     if len(order) < max(2, len(values)) or set(order) != set(range(len(order))):
         raise InputError(f'{path} must give "labels" as {{"background": 0, NAME: 1, ...}} without gaps, not {_short(labels)}')
     return _named(path, [order[value] for value in range(1, len(order))])
+
+
+def _numbered(classes: Sequence[str]) -> dict[int, str]:
+    return dict(enumerate(classes, start=1))
 
 
 def _named(path: Path, names: Iterable[object]) -> tuple[str, ...]:
