@@ -85,10 +85,11 @@ def from_slices(slices: npt.NDArray[Any], plane: Plane, shape: Sequence[int]) ->
     return slices.transpose(*leading, *(slices.ndim - 3 + int(axis) for axis in np.argsort(_AXES[plane_of(shape, plane)])))
 
 
-def slice_spacing(shape: Sequence[int], spacing: Spacing, plane: Plane) -> Spacing:
-    """Spacing along (D, H, W), mm, of a volume whose shape and spacing are along (inferior, left, posterior)."""
-    depth, height, width = _AXES[plane_of(shape, plane)]
-    return spacing[depth], spacing[height], spacing[width]
+def sliced(grid: Grid, plane: Plane) -> Grid:
+    """The grid of the slices that `to_slices` cuts: its shape and spacing are along (D, H, W)."""
+    depth, height, width = _AXES[plane_of(grid.shape, plane)]
+    shape, spacing = grid.shape, grid.spacing
+    return Grid((shape[depth], shape[height], shape[width]), (spacing[depth], spacing[height], spacing[width]), grid.note)
 
 
 def choose_spacing(grids: Sequence[Grid], plane: Plane) -> tuple[float, float] | None:
@@ -96,7 +97,7 @@ def choose_spacing(grids: Sequence[Grid], plane: Plane) -> tuple[float, float] |
 
     None where all volumes agree within 1 %. The distance of slices is never changed.
     """
-    in_plane = np.array([slice_spacing(grid.shape, grid.spacing, plane)[1:] for grid in grids])
+    in_plane = np.array([sliced(grid, plane).spacing[1:] for grid in grids])
     height, width = (float(side) for side in np.median(in_plane, axis=0))
     return None if _agree(in_plane, (height, width)) else (height, width)
 

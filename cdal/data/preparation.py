@@ -1,9 +1,16 @@
 """Decoded arrays made into what a case holds: resized, laid out as (C, D, H, W), in the values that `Preparation` names.
 
 The same functions prepare the cases of a dataset and the new files that a trained model is given.
+
+CT shows the same tissue with the same number in every scan, so its window is one for the whole dataset, by nnU-Net's rule:
+
+    if all(is_ct(name, low, high, dtype) for low, high, dtype in cases):    # lowest and highest voxel of every case
+        window = choose_window([foreground_sample(channel, label) for channel, label in cases])
 """
 
+import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -12,11 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cdal.data.dataset import Preparation
+from cdal.data.dataset import IGNORED, Preparation, Window
+from cdal.data.geometry import Grid, Spacing, resample_image, resample_label, resampled_size, sliced, to_slices
 
 Size = tuple[int, int]
 
 _LOW, _HIGH = 0.5, 99.5  # percentiles
+_CT_NAMES = {"ct", "cta", "cect", "ncct", "cbct", "hu", "hounsfield"}
+_OTHER_NAMES = {"mr", "mri", "t1", "t2", "flair", "adc", "dwi", "pd", "pet", "suv", "us", "nonorm", "zscore", "rescale"}
+_AIR = (-3100, -900)  # HU: -1000 is air; scanners give down to -3024 to what lies outside their field
+_TISSUE = 200  # HU: above soft tissue
+_FILLINGS = (-1000, -1024, -2000, -2048, -3024)  # HU that scanners and tools give to air and to what lies outside
 
 
 def prepare_image(pixels: npt.NDArray[Any], preparation: Preparation, channels: int) -> Tensor:
@@ -44,9 +57,73 @@ def prepare_label(values: npt.NDArray[Any], preparation: Preparation) -> Tensor:
     return label[rows[:, None], columns][None].contiguous()
 
 
-def prepare_volume(voxels: npt.NDArray[Any], preparation: Preparation) -> Tensor:
-    """Voxels (C, D, H, W) on their own grid as the image of a case; every channel is scaled by itself."""
-    return _scaled(torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)), preparation)
+def prepare_volume(voxels: npt.NDArray[Any], preparation: Preparation, spacing: Spacing = (1, 1, 1)) -> Tensor:
+    """Voxels (C, inferior, left, posterior) on their own grid as the image (C, D, H, W) of a case; every channel by itself.
+
+    Args:
+        voxels: as `cdal.data.volumes.to_dhw` turns them.
+        preparation: what is done.
+        spacing: mm along (inferior, left, posterior).
+
+    Raises:
+        InputError: a spacing that `resampled_size` refuses; the message needs the file's name before it.
+    """
+    slices = to_slices(voxels, preparation.plane)
+    size = _sliced_size(voxels.shape, spacing, preparation)
+    image = _scaled(torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)), preparation)
+    return resample_image(image, size)  # scaled before: what lies outside a window rings no more
+
+
+def prepare_volume_label(
+    values: npt.NDArray[Any], preparation: Preparation, spacing: Spacing = (1, 1, 1), ignored: int | None = IGNORED
+) -> tuple[Tensor, Tensor | None]:
+    """Whole numbers (inferior, left, posterior) as a label (D, H, W) on the grid of the prepared image, and on that of the file.
+
+    The second is None where both grids are one. `ignored` is the value of pixels that nobody judged; None where there is none.
+    Raises what `prepare_volume` does.
+    """
+    native = torch.from_numpy(np.ascontiguousarray(to_slices(values, preparation.plane)))
+    label = resample_label(native, _sliced_size(values.shape, spacing, preparation), ignored)
+    return label, None if label is native else native
+
+
+def is_ct(name: str | None, low: float, high: float, dtype: npt.DTypeLike) -> bool:
+    """Whether a channel of a case holds Hounsfield units.
+
+    It does where dataset.json calls it CT, and does not where it names another modality. Where no name tells, its values do: air,
+    or what scanners give to the outside of their field, at the lower end (-3100 to -900), more than soft tissue at the upper end
+    (above 200), in whole numbers. Of a type for numbers that are not whole, such as that of resampled scans, the lowest must be
+    exactly one of those that stand for air or for the outside, because maps of MRI have negative values too.
+
+    Args:
+        name: what dataset.json calls the channel, or None.
+        low: lowest value of the case.
+        high: highest value of the case.
+        dtype: type of the voxels as read.
+    """
+    words = set(re.split(r"[^a-z0-9]+", (name or "").lower()))
+    if bool(words & _CT_NAMES) != bool(words & _OTHER_NAMES):  # "PET/CT" may be either
+        return bool(words & _CT_NAMES)
+    if not (_AIR[0] <= low <= _AIR[1] and high > _TISSUE):
+        return False
+    return np.dtype(dtype).kind in "iu" or low in _FILLINGS
+
+
+def foreground_sample(channel: npt.NDArray[Any], label: npt.NDArray[Any], most: int = 1000) -> npt.NDArray[np.float32]:
+    """At most so many values of an image channel, evenly spaced among those where a label of the same shape is not 0 (N,)."""
+    values = channel[label != 0]
+    kept = np.linspace(0, len(values) - 1, min(most, len(values))).round().astype(np.int64)
+    sample: npt.NDArray[np.float32] = values[kept].astype(np.float32)
+    return sample
+
+
+def choose_window(samples: Sequence[npt.NDArray[np.float32]]) -> Window | None:
+    """The 0.5th and 99.5th percentile of the foreground of all cases, to which nnU-Net clips CT; None where that is no range."""
+    values = np.concatenate([np.empty(0, np.float32), *samples])
+    if not len(values) or values.min() == values.max():
+        return None
+    low, high = np.percentile(values.astype(np.float64), (_LOW, _HIGH)).tolist()
+    return (low, high) if low < high else None
 
 
 def prepared_size(size: Size, preparation: Preparation) -> Size:
@@ -77,14 +154,28 @@ def unpad(image: Tensor, shape: Sequence[int]) -> Tensor:
     return image[..., h, w]
 
 
+def _sliced_size(shape: Sequence[int], spacing: Spacing, preparation: Preparation) -> Size:
+    """(H, W) of the prepared slices of a volume (..., inferior, left, posterior)."""
+    inferior, left, posterior = shape[-3:]
+    grid = sliced(Grid((inferior, left, posterior), spacing), preparation.plane)
+    return resampled_size(grid.shape[1:], grid.spacing[1:], preparation.spacing)
+
+
 def _scaled(image: Tensor, preparation: Preparation) -> Tensor:
     if preparation.scaling == "bytes":
         return image.round().clamp(0, 255).to(torch.uint8)
-    values = image.flatten(1).double()
+    out = torch.empty(image.shape)
+    for channel, (part, window) in enumerate(zip_longest(image, preparation.windows[: len(image)])):
+        values = part.double()
+        low, high = window or _limits(values, preparation)
+        span = max(high - low, torch.finfo(torch.float64).tiny)
+        out[channel] = (2 * (values - low) / span - 1).clamp(-1, 1)  # a channel of one value becomes -1
+    return out
+
+
+def _limits(values: Tensor, preparation: Preparation) -> Window:
+    """The values of a channel that become -1 and 1 where no window is given."""
     if preparation.scaling == "range":
-        low, high = values.amin(dim=1), values.amax(dim=1)
-    else:
-        low, high = (torch.from_numpy(np.percentile(values.numpy(), at, axis=1)) for at in (_LOW, _HIGH))
-    span = (high - low).clamp(min=torch.finfo(torch.float64).tiny)
-    scaled = 2 * (values - low[:, None]) / span[:, None] - 1  # a channel of one value becomes -1
-    return scaled.clamp(-1, 1).float().view(image.shape)
+        return values.min().item(), values.max().item()
+    low, high = np.percentile(values.numpy(), (_LOW, _HIGH)).tolist()
+    return low, high
