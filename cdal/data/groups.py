@@ -1,0 +1,295 @@
+"""Which cases belong together, such as the slices of a patient: by their names, or as a file says; and splits that a file gives.
+
+    find_groups(["p01_s003", "p01_s004", "p02_s001", ...])        # Groups, or None where the names show none
+    groups = read_groups("patients.csv")                          # {case: group}, as a dataset's option `groups` takes it
+    split = read_split("splits_final.json")                       # folds as a dataset's option `split` takes them
+
+Names are read in this order; what one rule recognises is not read by the next:
+
+    TCGA-A7-A13E-01Z-00-DX1_3, TCGA_CS_4941_19960909_1    TCGA barcodes: the patient
+    sub-01_ses-02_T1w                                     BIDS: the subject
+    1.3.6.1.4.1.14519.5.2.1_12, UUID_12                   DICOM and random identifiers that names begin with
+    patient003_slice12, p01_s003, slice_7_case_2          a word for a patient or for what is cut into images, with its number
+    MS_001_t2, 0001_12, IMG-0012-00003, 01L, 7_left       the shortest beginning of names that ends in a number, where at least
+                                                          three such beginnings differ and one of them is shared
+
+Numbers after words for a slice, a class, a set or a place (slice_3, benign_001, fold1_7, site2_7) count nobody, nor do dates.
+"""
+
+import csv
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cdal.data.dataset import Split
+from cdal.errors import InputError, short
+
+PARTS = ("train", "validation", "test")
+
+_LEAST_KEYS = 3  # different beginnings, before they are taken for those of patients
+_SHOWN = 3  # groups that are shown by name
+_TCGA = re.compile(r"(?<![^/])TCGA[-_][A-Z0-9]{2}[-_][A-Z0-9]{4}(?![A-Z0-9])", re.IGNORECASE)
+_BIDS = re.compile(r"(?<![^/])sub-[A-Za-z0-9]+")
+_IDENTIFIER = re.compile(r"(?<![^/])(\d+(\.\d+){5,}|[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12})", re.IGNORECASE)
+_NUMBER = r"[-_ .#]?(\d+|(?<=[-_ .])[a-z](?![a-z0-9])|(?-i:[A-Z])(?![A-Za-z0-9]))"
+_PEOPLE = re.compile(
+    r"(?<![a-z])(patient|pat|pt|subject|subj|sub|participant|volunteer|donor|person|pid|animal|mouse|rat)" + _NUMBER
+    + r"|(?<![^/])p\d+(?![a-z0-9])",
+    re.IGNORECASE,
+)  # fmt: skip
+_WHOLES = re.compile(r"(?<![a-z])(case|volume|vol|specimen|biopsy|slide|wsi|video)" + _NUMBER, re.IGNORECASE)
+_PLACES = re.compile(r"(?<![a-z])(train|training|val|validation|test|site|cent(er|re)|hospital|cohort|set|fold)", re.IGNORECASE)
+_TOKEN_ENDS = re.compile(r"(?<=[^\W_])(?=[^a-z0-9]|$)|(?<=\d)(?=[lr]$|(slice|frame|s|z|t)\d+$)", re.IGNORECASE)
+_COUNTS_NOBODY = re.compile(
+    r"(?<![a-z])(slice|sl|frame|fr|z|patch|tile|crop|roi|row|col|x|y|benign|malignant|normal|abnormal|healthy|class|grade|stage|type|"
+    r"level|label|fold|set|split|part|batch|dataset|task|site|center|centre|hospital|scanner|"
+    r"cohort|day|week|ch|channel|size|res|v)[-_ .]?\d+$|(?<![a-z0-9])\d+x$",
+    re.IGNORECASE,
+)
+_DATE = re.compile(r"(?<!\d)(19[5-9]|20[0-4])\d([-_.]?(0[1-9]|1[0-2])([-_.]?(0[1-9]|[12]\d|3[01]))?)?$")
+_ENDING = re.compile(r"(\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}$")
+_CASE_COLUMNS = ("case", "case_id", "id", "image", "image_id", "filename", "file", "name")
+_GROUP_COLUMNS = ("group", "patient", "patient_id", "patientid", "subject", "subject_id", "participant_id")
+
+
+class Groups(NamedTuple):
+    """What cases belong to."""
+
+    of: dict[str, str]
+    """The group of every case; one that stands alone is its own."""
+    rule: str
+    """How they are known, in words."""
+
+    def __str__(self) -> str:
+        """For instance `40 cases of 10 groups, by TCGA barcodes: TCGA-A7-A13E (4), ...`."""
+        sizes = Counter(self.of.values())
+        shown = ", ".join(f"{name} ({size})" for name, size in list(sizes.items())[:_SHOWN])
+        return f"{len(self.of)} cases of {len(sizes)} groups, {self.rule}: {shown}{', ...' if len(sizes) > _SHOWN else ''}"
+
+
+def find_groups(ids: Sequence[str]) -> Groups | None:
+    """What cases belong to by their names; None where the names show nothing, and for cases that all stand alone, or all together.
+
+    Cases whose names no rule recognises stand alone.
+    """
+    found: dict[str, str] = {}
+    rules: list[str] = []
+    for rule, keys_of in _RULES.items():
+        keys = keys_of([case_id for case_id in ids if case_id not in found])
+        found |= keys
+        if len(set(keys.values())) < len(keys):
+            rules.append(rule)
+    of = {case_id: found.get(case_id, case_id) for case_id in ids}
+    return Groups(of, "by " + " and ".join(rules)) if rules and len(set(of.values())) > 1 else None
+
+
+def given_groups(ids: Sequence[str], given: Mapping[str, str]) -> tuple[Groups, list[str]]:
+    """What cases belong to as their user says, and notes.
+
+    Args:
+        ids: all cases.
+        given: groups by case, as `read_groups` returns them: names may be those of files, with folders and endings.
+
+    Raises:
+        InputError: a case without a group.
+    """
+    matched = _matched(ids, given)
+    of = {case_id: str(given[matched[case_id]]) for case_id in ids if case_id in matched}
+    missing = [case_id for case_id in ids if case_id not in of]
+    if missing:
+        raise InputError(
+            f"the groups given leave out {len(missing)} of {len(ids)} cases, {missing[0]} the first; every case needs one, "
+            "of its own where it stands alone"
+        )
+    used = set(matched.values())
+    unknown = [name for name in given if name not in used]
+    notes = [f"groups were given for {len(unknown)} cases that are not there, {unknown[0]} the first"] if unknown else []
+    return Groups(of, "as given"), notes
+
+
+def read_groups(path: str | Path) -> dict[str, str]:
+    """Groups by case: a table (CSV, also with semicolons or tabs, or Parquet) with a column case, id, image or filename, and a
+    column group, patient or subject.
+
+    Raises:
+        InputError: a file that cannot be read, lacks a column, or puts a case into two groups.
+    """
+    rows = _rows(path)
+    case, group = _column(rows, _CASE_COLUMNS, path), _column(rows, _GROUP_COLUMNS, path)
+    found: dict[str, str] = {}
+    for row in rows:
+        name, value = row[case], row[group]
+        if not name or not value:
+            raise InputError(f"{path}: a row has no {case if not name else group}: {short(dict(row))}")
+        if found.setdefault(name, value) != value:
+            raise InputError(f"{path} puts {name} into the groups {found[name]} and {value}; a case has one")
+    return found
+
+
+def read_split(path: str | Path) -> list[dict[str, Any]]:
+    """Folds, each `{"name": ..., "train": [...], "validation": [...], "test": [...]}` with names of cases.
+
+    Reads nnU-Net's splits_final.json, whose `val` is what others call test: validation is then empty. Reads tables (CSV, Parquet, or
+    a folder of Parquet files, as searches write it) with columns fold, case and part, where parts are train, validation and test.
+
+    Raises:
+        InputError: a file that cannot be read, or another form.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        return _json_split(path)
+    rows = _rows(path)
+    case, part, fold = (_column(rows, names, path) for names in (_CASE_COLUMNS, ("part", "split", "subset"), ("fold",)))
+    folds: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        known = {"val": "validation", "valid": "validation", "training": "train"}.get(row[part].lower(), row[part].lower())
+        if known not in PARTS:
+            raise InputError(f"{path}: {row[case]} is in the part {row[part]!r}; parts are {', '.join(PARTS)}")
+        name = row.get("fold_name") or f"fold {row[fold]}"
+        folds.setdefault(row[fold], {"name": name} | {each: [] for each in PARTS})[known].append(row[case])
+    return [folds[number] for number in sorted(folds, key=lambda number: (len(number), number))]
+
+
+def splits_of(split: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[str, Split]:
+    """Splits by name, from the folds that `read_split` returns; cases in the order of `ids`.
+
+    Raises:
+        InputError: cases that are not there, or that are in two parts of a fold; a value that `read_split` does not return.
+    """
+    found: dict[str, Split] = {}
+    for number, fold in enumerate(split):
+        name = str(fold.get("name") or f"fold {number}")
+        parts = {part: [str(case) for case in fold.get(part) or ()] for part in PARTS}
+        listed = [case for part in PARTS for case in parts[part]]
+        matched = _matched(ids, listed)
+        back = {listed_as: case_id for case_id, listed_as in matched.items()}
+        if unknown := [case for case in listed if case not in back]:
+            raise InputError(f"the split given lists {len(set(unknown))} cases that are not there, {unknown[0]} the first ({name})")
+        if twice := [case for case, count in Counter(back[case] for case in listed).items() if count > 1]:
+            raise InputError(f"the split given lists {len(twice)} cases twice in one fold, {twice[0]} the first ({name})")
+        own = {part: {back[case] for case in parts[part]} for part in PARTS}
+        found[name if name not in found else f"{name} ({number})"] = Split(
+            **{part: tuple(case_id for case_id in ids if case_id in own[part]) for part in PARTS}
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------------- names
+
+
+def _by(pattern: re.Pattern[str]) -> Callable[[Sequence[str]], dict[str, str]]:
+    """Keys that names, or those of their folders, begin with."""
+    return lambda ids: {case_id: match[0] for case_id in ids if (match := pattern.search(case_id))}
+
+
+def _by_word(ids: Sequence[str]) -> dict[str, str]:
+    """A word for a patient, or for what is cut into images, and its number; before them what names a place, or a part of the set."""
+    keys = {}
+    for case_id in ids:
+        if match := _PEOPLE.search(case_id) or _WHOLES.search(case_id):
+            keys[case_id] = case_id[0 if _PLACES.search(case_id[: match.start()]) else match.start() : match.end()]
+    return keys
+
+
+def _by_beginning(ids: Sequence[str]) -> dict[str, str]:
+    """The shortest beginnings that end in a number, where several of one form differ and one of these is shared."""
+    ends = {case_id: [match.start() for match in _TOKEN_ENDS.finditer(case_id)] for case_id in ids}
+    keys: dict[str, str] = {}
+    for tokens in range(1, max(map(len, ends.values()), default=0) + 1):
+        forms: dict[str, dict[str, str]] = defaultdict(dict)
+        for case_id in ids:
+            if case_id not in keys and len(ends[case_id]) >= tokens:
+                key = case_id[: ends[case_id][tokens - 1]]
+                if re.search(r"\d[^\W_]*$", key) and not _COUNTS_NOBODY.search(key):
+                    forms[re.sub(r"[^\W_]*\d[^\W_]*", "#", key)][case_id] = key
+        for of_form in forms.values():
+            different = set(of_form.values())
+            if _LEAST_KEYS <= len(different) < len(of_form) and not all(map(_DATE.search, different)):
+                keys |= of_form
+    return keys
+
+
+_RULES: dict[str, Callable[[Sequence[str]], dict[str, str]]] = {
+    "TCGA barcodes": _by(_TCGA),
+    "BIDS subjects": _by(_BIDS),
+    "the identifiers that names begin with": _by(_IDENTIFIER),
+    "the word and the number in their names": _by_word,
+    "what their names begin with": _by_beginning,
+}
+
+
+def _last(case_id: str) -> str:
+    """A name without folders."""
+    return case_id.rsplit("/", 1)[-1]
+
+
+# ------------------------------------------------------------------------------------------------------------------- files
+
+
+def _matched(ids: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+    """By case the name that means it: its id, or else a file name that is the id without folders, ending or channel number."""
+    there, exact = set(ids), {name: name for name in names}
+    by_stem: dict[str, str] = {}
+    for name in exact:
+        stem = _ENDING.sub("", _last(name.replace("\\", "/")))
+        for form in (name, stem, re.sub(r"_\d{4}$", "", stem)):
+            if form in there:
+                by_stem.setdefault(form, name)
+                break
+    return {case_id: exact.get(case_id) or by_stem[case_id] for case_id in ids if case_id in exact or case_id in by_stem}
+
+
+def _rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a table, all values as text, columns in small letters."""
+    path = Path(path)
+    try:
+        if path.is_dir() or path.suffix.lower() == ".parquet":
+            import pandas as pd
+
+            rows = pd.read_parquet(path).to_dict("records")
+        else:
+            text = path.read_text(encoding="utf-8-sig")
+            head = text.partition("\n")[0]
+            rows = list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=head.count)))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table: {getattr(error, 'strerror', None) or error}") from error
+    if not rows:
+        raise InputError(f"{path} has no rows; it needs a header such as case,group and a line for every case")
+    plain = [{str(name).strip().lower(): _text(value) for name, value in row.items() if name is not None} for row in rows]
+    return [row for row in plain if any(row.values())]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value).strip()
+
+
+def _column(rows: Sequence[Mapping[str, str]], names: Sequence[str], path: str | Path) -> str:
+    found = next((name for name in names if name in rows[0]), None)
+    if found is None:
+        raise InputError(f"{path} has the columns {', '.join(rows[0])}; it needs one of {', '.join(names)}")
+    return found
+
+
+def _json_split(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    folds = []
+    for number, fold in enumerate(content if isinstance(content, list) else [content]):
+        if not isinstance(fold, dict) or not isinstance(fold.get("train"), list):
+            raise InputError(f'{path} is no list of folds, each {{"train": [...], "val": [...]}}, as in nnU-Net\'s splits_final.json')
+        held_out = fold.get("validation", fold.get("val")) or []
+        three = bool(fold.get("test"))
+        folds.append(
+            {
+                "name": str(fold.get("name") or f"fold {number}"),
+                "train": fold["train"],
+                "validation": held_out if three else [],
+                "test": fold["test"] if three else held_out,
+            }
+        )
+    return folds
