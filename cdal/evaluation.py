@@ -10,6 +10,8 @@ A sampler draws random masks of an image. Several draws of a case are its votes;
 of a pixel is decided from the average. Every prefix 1..V of the votes is scored from one set of draws; `cdal.metrics` defines the
 scores, also those of empty masks. With a confidence, drawing ends as soon as the votes that are left could hardly change the mask.
 
+Where slices were resampled to train on them, averages are resampled back before classes are decided, and scored on the file's grid.
+
 Shapes: N images, C image channels, M mask channels, V votes, D slices, H and W pixels, S side of a window.
 """
 
@@ -26,14 +28,16 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cdal.data.dataset import Case, Dataset, DatasetSpec
 from cdal.data.preparation import Size, pad, padded_size, unpad
 from cdal.devices.memory import out_of_memory
 from cdal.devices.transfer import to_device
-from cdal.metrics import count_pixels, dice_and_iou, error_correlation, object_scores, surface_distances, volume_error
+from cdal.metrics import count_pixels, dice_and_iou, error_correlation
 from cdal.pulse import beat
+from cdal.scores import Score, Truth, score_votes
 
 Sample = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
 """(normalised images (N, C, H, W), one random generator per vote) -> masks (V, N, M, H, W) in [-1, 1], new draws at every call.
@@ -64,31 +68,9 @@ class ValidationScore:
     class_iou: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """One class of one case, from the first `votes` draws."""
-
-    class_name: str
-    votes: int
-    dice: float
-    iou: float
-    hd95: float
-    """95th percentile of the distances between the two surfaces, the larger of both directions, mm."""
-    assd: float
-    """Mean of the distances between the two surfaces, of both directions, mm."""
-    volume_error: float
-    """Difference of the volumes as a fraction of their mean, below 0 where the prediction is too small."""
-    aji: float | None
-    """Aggregated Jaccard index of the connected parts against the true objects; None where the case does not tell objects apart."""
-    panoptic_quality: float | None
-    """The same for panoptic quality."""
-    seconds: float
-    """Share of these votes in the time to draw and blend all that were drawn."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Votes:
-    """What the votes for an image say, on its own grid."""
+    """What the votes for an image say, on its own grid unless another was asked for."""
 
     labels: Tensor
     """What the first 1..V votes decide, (V, D, H, W) uint8; beyond those that were drawn, what these decide."""
@@ -100,7 +82,10 @@ class Votes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaseResult:
-    """A case under the full protocol: its scores, and the maps that a gallery shows, all on the grid of the case."""
+    """A case under the full protocol: its scores, and the maps that a gallery shows, all on the grid of its `truth`.
+
+    Pixels that nobody judged are background, of no entropy, and no part of any figure.
+    """
 
     case_id: str
     scores: tuple[Score, ...]
@@ -110,9 +95,9 @@ class CaseResult:
     entropy: Tensor
     """Of all votes, (D, H, W), see `Votes`."""
     mean_entropy: float
-    """Over all pixels."""
+    """Over all pixels that were judged."""
     entropy_error: float | None
-    """Pearson correlation over all pixels of the entropy and of being wrong; None where it is not defined (no pixel is wrong)."""
+    """Pearson correlation over these pixels of the entropy and of being wrong; None where it is not defined (no pixel is wrong)."""
     seconds: float
     """Time to draw and blend all votes."""
     votes_used: int
@@ -131,7 +116,7 @@ def validate(
     """Dice and IoU of whole cases, from whole slices; slices of all cases that pad to the same size go through together.
 
     Slices with a side of more than two samples are predicted in windows side by side: attention over all their pixels could take
-    more memory than there is.
+    more memory than there is. Those, and slices that were resampled, go through case by case.
 
     Args:
         dataset: where the cases are from.
@@ -147,16 +132,20 @@ def validate(
     scores = []
 
     def score(case: Case, labels: Tensor) -> None:
-        scores.append(dice_and_iou(*(count[0] for count in count_pixels(labels[None], case.label, len(spec.classes)))))
+        truth = Truth.of(case, spec)
+        counts = count_pixels(truth.within(labels)[None], truth.label, len(spec.classes))
+        scores.append(dice_and_iou(*(count[0] for count in counts)))
         beat()
 
     for case in map(dataset.case, sorted(cases)):  # so that the order given does not change the draws
-        if max(case.label.shape[1:]) <= 2 * spec.image_size:
+        small = max(case.label.shape[1:]) <= 2 * spec.image_size
+        if small and case.native is None:
             together.setdefault(padded_size(case.label.shape, multiple), []).append(case)
         else:
             seen = draw_votes(
-                case.image, case.id, spec, sample, votes=votes, multiple=multiple, seed=seed, device=device, overlap=0.0
-            )
+                case.image, case.id, spec, sample, votes=votes, multiple=multiple, seed=seed, device=device,
+                window="whole" if small else "sliding", overlap=0.0, size=_size(case.truth),
+            )  # fmt: skip
             score(case, seen.labels[-1])
     for size, group in together.items():
         rngs = _rngs(device, seed, votes, *(case.id for case in group))
@@ -207,19 +196,21 @@ def evaluate(
     """
     import_module("monai.inferers.utils")  # takes seconds, which shall not count for the first case
     for case in map(dataset.case, cases):
+        truth = Truth.of(case, dataset.spec)
         started = time.perf_counter()
         seen = draw_votes(
             case.image, case.id, dataset.spec, sample, votes=votes, multiple=multiple, seed=seed, device=device, window=window,
-            overlap=overlap, blend=blend, confidence=confidence,
+            overlap=overlap, blend=blend, confidence=confidence, size=_size(case.truth),
         )  # fmt: skip
         seconds = time.perf_counter() - started
+        entropy = truth.pixels(seen.entropy)
         yield CaseResult(
             case_id=case.id,
-            scores=_scores(case, dataset.spec.classes, seen, seconds),
-            labels=seen.labels[-1],
-            entropy=seen.entropy,
-            mean_entropy=float(seen.entropy.mean(dtype=torch.float64)),
-            entropy_error=error_correlation(seen.entropy, seen.labels[-1] != case.label),
+            scores=score_votes(case, truth, dataset.spec.classes, seen.labels, used=seen.used, seconds=seconds),
+            labels=truth.within(seen.labels[-1]),
+            entropy=truth.within(seen.entropy),
+            mean_entropy=float(entropy.mean(dtype=torch.float64)),
+            entropy_error=error_correlation(entropy, truth.pixels(seen.labels[-1] != truth.label)),
             seconds=seconds,
             votes_used=seen.used,
         )
@@ -239,16 +230,25 @@ def draw_votes(
     overlap: float = 0.75,
     blend: Blend = "soft",
     confidence: float = 0.0,
+    size: Size | None = None,
 ) -> Votes:
     """What the votes for one image (C, D, H, W) say; a new file has no truth to be scored against.
 
     The image holds stored values, as that of a `Case` of the dataset `spec`. The draws depend on its name (a case's id) and on the
-    seed. The other arguments are those of `evaluate`. Where the maps of all votes do not fit a GPU's memory, a warning says so, and
-    they are put together in the machine's.
+    seed. `size` is the height and width that averages are resampled to, linearly, before classes are decided; None keeps the
+    image's. The other arguments are those of `evaluate`. Where the maps of all votes do not fit a GPU's memory, a warning says so,
+    and they are put together in the machine's.
     """
     sliding = window == "sliding"
     roi = (spec.image_size, spec.image_size) if sliding else padded_size(image.shape, multiple)
     rounded = sliding and blend == "rounded"
+    size = size or _size(image)
+    shrunk = math.prod(_size(image)) / math.prod(size)  # pixels of the image in one of the maps
+
+    def decide_at(means: Tensor) -> Tensor:
+        if size == _size(means):
+            return decide(means, spec.foreground)
+        return torch.stack([decide(_resampled(mean, size), spec.foreground) for mean in means])  # one by one: they may be large
 
     def decided(number: int, slab: Tensor, maps_on: torch.device) -> tuple[Tensor, Tensor]:
         """What each vote that was drawn decides of some slices, and the entropy."""
@@ -257,13 +257,13 @@ def draw_votes(
         decisions = []
         try:
             for means, doubt in _rounds(slices, sample, rngs, roi, overlap, rounded, adaptive=confidence > 0, maps_on=maps_on):
-                decisions.append(decide(means, spec.foreground).cpu())
+                decisions.append(decide_at(means).cpu())
                 if doubt is None:
                     break
-                foreground = int(decisions[-1][-1].count_nonzero())
+                foreground = int(decisions[-1][-1].count_nonzero()) * shrunk
                 if _flips(means[-1], doubt, rounded) <= (1 - confidence) * max(1, foreground):
                     break
-            return torch.cat(decisions), _entropy(means[-1]).cpu()
+            return torch.cat(decisions), _entropy(_resampled(means[-1], size)).cpu()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or maps_on.type == "cpu":
                 raise
@@ -306,42 +306,6 @@ def decide(probability: Tensor, foreground: int = 1) -> Tensor:
     on_cpu = channel.device.type == "cpu"  # where NumPy compares five times as fast as PyTorch
     rounded = torch.from_numpy(channel.numpy() > 0.5) if on_cpu else channel > 0.5  # half is rounded to even, which is 0
     return (rounded if foreground == 1 else ~rounded).view(torch.uint8)
-
-
-def _scores(case: Case, classes: Sequence[str], seen: Votes, seconds: float) -> tuple[Score, ...]:
-    """Score what each prefix of the votes decides; all that were drawn took some seconds."""
-    labels = seen.labels
-    both, predicted, true = count_pixels(labels, case.label, len(classes))
-    dice, iou = dice_and_iou(both, predicted, true)
-    error = volume_error(predicted, true)
-    by_class = []
-    for index, name in enumerate(classes):
-        truth = case.label == index + 1
-        objects = None if case.instances is None else case.instances * truth
-        rows: list[Score] = []
-        before = None
-        for row, mask in enumerate(labels == index + 1):
-            beat()
-            if before is None or not torch.equal(mask, before):  # the rest is costly, and late votes change little
-                hd95, assd = surface_distances(mask, truth, case.spacing)
-                aji, quality = (None, None) if objects is None else object_scores(mask, objects)
-            before = mask
-            rows.append(
-                Score(
-                    class_name=name,
-                    votes=row + 1,
-                    dice=float(dice[row, index]),
-                    iou=float(iou[row, index]),
-                    hd95=hd95,
-                    assd=assd,
-                    volume_error=float(error[row, index]),
-                    aji=aji,
-                    panoptic_quality=quality,
-                    seconds=seconds * min(row + 1, seen.used) / seen.used,
-                )
-            )
-        by_class.append(rows)
-    return tuple(itertools.chain.from_iterable(zip(*by_class, strict=True)))
 
 
 def _rounds(
@@ -435,6 +399,15 @@ def _entropy(probability: Tensor) -> Tensor:
     classes = classes / classes.sum(dim=0).clamp(min=1e-12)
     entropy: Tensor = torch.special.entr(classes).sum(dim=0)
     return entropy.div_(math.log(len(classes))).clamp_(0, 1)
+
+
+def _resampled(maps: Tensor, size: Size) -> Tensor:
+    """Maps (M, D, H, W) on a grid of another height and width over the same extent."""
+    return maps if size == _size(maps) else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def _size(maps: Tensor) -> Size:
+    return maps.shape[-2], maps.shape[-1]
 
 
 def _rngs(device: Device, seed: int, votes: int, *case_ids: str) -> list[torch.Generator]:

@@ -34,6 +34,7 @@ from torch import Tensor
 Counts = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Numbered = npt.NDArray[np.integer[Any]]
 
 _FEWEST_RANKED = 3
 
@@ -102,19 +103,23 @@ def surface_distances(predicted: Tensor, true: Tensor, spacing: tuple[float, flo
     return float(hd95), float(np.concatenate([there, back]).mean())
 
 
-def object_scores(predicted: Tensor, instances: Tensor) -> tuple[float, float]:
+def object_scores(predicted: Tensor, instances: Tensor, known: Tensor | None = None) -> tuple[float, float]:
     """Aggregated Jaccard index (Kumar et al. 2017) and panoptic quality (Kirillov et al. 2019) of a mask.
 
-    The predicted objects are the connected parts of the mask; pixels that touch at a corner are connected.
+    The predicted objects are the connected parts of the mask; pixels that touch at a corner are connected. Pixels that nobody
+    judged are cut from the objects; a predicted object that lies mostly there and meets no true one is none.
 
     Args:
         predicted: (D, H, W) bool.
-        instances: (D, H, W) whole numbers, 0 where there is no object.
+        instances: (D, H, W) whole numbers, 0 where there is no object, and where nobody judged.
+        known: (D, H, W) bool, where pixels were judged; None: everywhere.
     """
     from scipy import ndimage, sparse  # here: training does without
 
     found, num_found = ndimage.label(predicted.numpy(), structure=np.ones((3, 3, 3)))
     mask = instances.numpy() > 0
+    if known is not None:
+        found, num_found = _judged(found, num_found, mask, known.numpy())
     names, inside = np.unique(instances.numpy()[mask], return_inverse=True)
     there, num_there = np.zeros(mask.shape, dtype=np.int64), len(names)
     there[mask] = inside + 1
@@ -143,6 +148,14 @@ def object_scores(predicted: Tensor, instances: Tensor) -> tuple[float, float]:
     missed = area_there[best < 0]
     jaccard = both[paired].sum() / (union[paired].sum() + missed.sum() + untaken.sum())
     return float(jaccard), float(quality)
+
+
+def _judged(found: Numbered, num_found: int, true: Mask, known: Mask) -> tuple[Numbered, int]:
+    """Numbered objects without what nobody judged, numbered anew, and how many they are (Kirillov et al. 2019, section 4.2)."""
+    area, seen, met = (np.bincount(found[where], minlength=num_found + 1) for where in (found > 0, known, true))
+    kept = (met > 0) | (2 * seen >= area) & (seen > 0)
+    kept[0] = False
+    return np.where(known, (kept.cumsum() * kept)[found], 0), int(kept.sum())
 
 
 def error_correlation(uncertainty: Tensor, wrong: Tensor) -> float | None:

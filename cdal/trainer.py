@@ -90,6 +90,12 @@ class Part(NamedTuple):
     image: Tensor
     mask: Tensor
     draws: Draws
+    known: Tensor | None = None
+    """(B, 1, H, W) bool, where pixels were judged; None: everywhere."""
+
+    def judged(self, predicted: Tensor) -> Tensor:
+        """A predicted mask (B, M, H, W) with the true one where nobody judged: no loss and no network can tell them apart there."""
+        return predicted if self.known is None else torch.where(self.known, predicted, self.mask)
 
 
 class Trainer:
@@ -151,19 +157,23 @@ class Trainer:
         """Draws masks of images with the weights that are evaluated, as they are when it is called."""
         return sampler(self.config, self.evaluated)
 
-    def step(self, image: Tensor, mask: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Train on one batch: image (B, C, H, W) and mask (B, M, H, W), both in [-1, 1]. Returns detached scalar losses."""
+    def step(self, image: Tensor, mask: Tensor, draws: Draws, known: Tensor | None = None) -> dict[str, Tensor]:
+        """Train on one batch: image (B, C, H, W) and mask (B, M, H, W), both in [-1, 1]. Returns detached scalar losses.
+
+        Pixels that are not known (B, 1, H, W) have no say, whatever is predicted of them; None: all are.
+        """
         update = self.discriminator is not None and self.steps % self.config.optimiser.discriminator_interval == 0
         penalised = update and self._penalised()
         kind = (update, penalised, self.steps == 0)
 
-        def compute(image: Tensor, mask: Tensor, *draws: Tensor) -> Tensor:
-            losses = self._step(image, mask, Draws(*draws), update=update, penalised=penalised)
+        def compute(image: Tensor, mask: Tensor, *tensors: Tensor) -> Tensor:
+            draws, seen = tensors[: len(Draws._fields)], tensors[len(Draws._fields) :]
+            losses = self._step(image, mask, Draws(*draws), *seen, update=update, penalised=penalised)
             self._loss_names[kind] = list(losses)
             return torch.stack(list(losses.values()))
 
         with numerics(self.config.training, self.device):
-            values = self._graphs.run(kind, compute, image, mask, *draws)
+            values = self._graphs.run(kind, compute, image, mask, *draws, *([] if known is None else [known]))
         self.steps += 1
         return dict(zip(self._loss_names[kind], values.unbind(), strict=True))
 
@@ -172,9 +182,14 @@ class Trainer:
         updates = self.steps // self.config.optimiser.discriminator_interval
         return self.config.loss.r1_gamma > 0 and updates % self.config.loss.r1_interval == 0
 
-    def _step(self, image: Tensor, mask: Tensor, draws: Draws, *, update: bool, penalised: bool) -> dict[str, Tensor]:
+    def _step(
+        self, image: Tensor, mask: Tensor, draws: Draws, known: Tensor | None = None, *, update: bool, penalised: bool
+    ) -> dict[str, Tensor]:
         number = self.config.training.accumulation
-        parts = [Part(image[k::number], mask[k::number], draws.share(k, number)) for k in range(number)]
+        parts = [
+            Part(image[k::number], mask[k::number], draws.share(k, number), None if known is None else known[k::number])
+            for k in range(number)
+        ]
         # It does not change before its own update, so one copy of its weights does.
         generator = self._half_generator.now() if self._half_generator else self.generator
         # One pass of the image encoder serves both phases, unless its features would have to be kept for several parts.
@@ -198,9 +213,10 @@ class Trainer:
         self.discriminator_adam.zero_grad()
         quick = self._half_discriminator.now() if self._half_discriminator else discriminator
         per_part = []
-        for number, (image, mask, draws) in enumerate(parts):
+        for number, part in enumerate(parts):
+            draws = part.draws
             t = draws.t_discriminator
-            x_t, x_next = self.diffusion.pair(mask, t, draws.noise_t_discriminator, draws.noise_next_discriminator)
+            x_t, x_next = self.diffusion.pair(part.mask, t, draws.noise_t_discriminator, draws.noise_next_discriminator)
             x_t.requires_grad_(penalised)
             logits = (discriminator if penalised else quick)(x_t, t, x_next).float()
             losses = {"loss_real": real_loss(logits)}
@@ -210,8 +226,8 @@ class Trainer:
             self.mark("discriminator real and R1" if penalised else "discriminator real")
 
             with torch.no_grad():
-                encoded = features[number] if features else generator.encode(image)
-                x0 = generator(x_next, t, encoded, draws.latent_discriminator).float()
+                encoded = features[number] if features else generator.encode(part.image)
+                x0 = part.judged(generator(x_next, t, encoded, draws.latent_discriminator).float())
                 x_fake = self.diffusion.posterior(x0, x_next, t, draws.noise_posterior)
             losses["loss_fake"] = fake_loss(quick(x_fake, t, x_next).float())
             with self._discriminator_average.overlapped(last=number == len(parts) - 1):
@@ -235,7 +251,7 @@ class Trainer:
         weights = self.config.loss
         with _only_judging(self.discriminator):
             judge = self._half_discriminator.now() if self._half_discriminator else self.discriminator
-            inputs = [self._generator_input(judge, mask, draws) for _, mask, draws in parts]
+            inputs = [self._generator_input(judge, part.mask, part.draws) for part in parts]
             self.mark("attention")
             dice_sums = None
             if features is None and weights.soft_dice > 0:  # it counts over the whole batch, so that the parts must know each other
@@ -276,11 +292,12 @@ class Trainer:
         return x_next, attention
 
     def _predict(self, generator: Generator, part: Part, x_next: Tensor, features: Tensor | None) -> Tensor:
+        """The mask (B, M, H, W) that losses see."""
         features = generator.encode(part.image) if features is None else features
         if self.config.model.architecture == "unet":
-            return plain_prediction(generator, features, tuple(part.mask.shape)).float()
+            return part.judged(plain_prediction(generator, features, tuple(part.mask.shape)).float())
         x0: Tensor = generator(x_next, part.draws.t_generator, features, part.draws.latent_generator)
-        return x0.float()
+        return part.judged(x0.float())
 
     @torch.no_grad()
     def _update_average(self) -> None:

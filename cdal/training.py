@@ -184,10 +184,10 @@ def stored_config(folder: Path) -> Config | None:
 
 def draw_batch(
     config: Config, dataset: Dataset, cases: tuple[str, ...], step: int, device: torch.device, rank: int = 0, world: int = 1
-) -> tuple[Tensor, Tensor, Draws]:
-    """Images, masks and draws of a step, a function of the seed and the step's number; a worker's share where there are several."""
+) -> tuple[Tensor, Tensor, Draws, Tensor | None]:
+    """What `Trainer.step` takes, a function of the seed and the step's number; a worker's share where there are several."""
     settings, model = config.training, config.model
-    image, mask = training_batch(
+    image, mask, known = training_batch(
         dataset,
         cases,
         step=step,
@@ -201,7 +201,7 @@ def draw_batch(
     )
     size = (settings.batch_size, model.mask_channels, model.image_size, model.image_size)
     rng = torch.Generator(device).manual_seed(_step_seed(settings.seed, step))
-    return image, mask, Draws.random(size, config.diffusion.timesteps, model.latent_size, rng).share(rank, world)
+    return image, mask, Draws.random(size, config.diffusion.timesteps, model.latent_size, rng).share(rank, world), known
 
 
 def _run_epoch(

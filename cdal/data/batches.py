@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cdal.data.augmentation import Changes, augment, draw_changes
-from cdal.data.dataset import Dataset
+from cdal.data.dataset import IGNORED, Dataset
 from cdal.devices.transfer import to_device
 from cdal.errors import InputError
 
@@ -28,6 +28,8 @@ class Batch(NamedTuple):
 
     image: Tensor
     mask: Tensor
+    known: Tensor | None = None
+    """(B, 1, S, S) bool, False where nobody judged, which the mask has as background; None of a dataset without ignored pixels."""
 
 
 def steps_per_pass(num_cases: int, batch_size: int, samples_per_case: int) -> int:
@@ -88,11 +90,15 @@ def training_batch(
     image_batch, label_batch = (to_device(torch.from_numpy(np.concatenate(parts)), device) for parts in (images, labels))
     changes = draw_changes(dataset.spec.augmentation, batch_size, np.random.default_rng((_CHANGES, seed, step)))
     image_batch, label_batch = augment(image_batch, label_batch, Changes(*(values[rank::world] for values in changes)))
-    return Batch(dataset.spec.normalise(image_batch), encode_mask(label_batch, mask_channels, dataset.spec.foreground))
+    known = None
+    if dataset.spec.has_ignored:
+        known = (label_batch != IGNORED)[:, None]
+        label_batch = label_batch * known[:, 0]
+    return Batch(dataset.spec.normalise(image_batch), encode_mask(label_batch, mask_channels, dataset.spec.foreground), known)
 
 
 def encode_mask(label: Tensor, mask_channels: int, foreground: int = 1) -> Tensor:
-    """Labels (B, H, W) to the mask (B, M, H, W) in {-1, 1} that a model learns.
+    """Labels (B, H, W), none of them ignored, to the mask (B, M, H, W) in {-1, 1} that a model learns.
 
     One channel holds `foreground` (1 or -1) where the label is above 0; several channels are one-hot over background and classes.
     """

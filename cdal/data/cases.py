@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from cdal.data.dataset import Case, DatasetSpec, ImageArray, LabelArray, Split
+from cdal.data.dataset import IGNORED, Case, DatasetSpec, ImageArray, LabelArray, Split
 
 Extent = tuple[int, int, int]
 
@@ -32,7 +32,8 @@ class CaseDataset:
             spec: the description of the dataset.
             cases: all cases.
             split: the splits of a fold.
-            balanced: centre crops on foreground and on background with equal chance; otherwise every place is as likely.
+            balanced: centre crops on foreground and on background with equal chance, and never on ignored pixels; otherwise every
+                place is as likely.
             groups: what each case belongs to; None where cases stand alone.
         """
         self.spec = spec
@@ -97,23 +98,30 @@ class _Croppable:
         """A voxel of the foreground or of the background with equal chance; the crop is moved inside where it would stick out.
 
         The rule is that of MONAI's RandCropByPosNegLabel with pos = neg = 1: a case without foreground, or without background,
-        is centred on what it has. Voxels are numbered slice by slice, so that only one slice has to be searched.
+        is centred on what it has, and one that is ignored as a whole anywhere. Voxels are numbered slice by slice, so that only one
+        slice has to be searched.
         """
         inside = bool(rng.random() < 0.5)
         if not self._voxels_up_to[inside][-1]:
             inside = not inside
         up_to = self._voxels_up_to[inside]
+        if not up_to[-1]:
+            d, h, w = map(int, rng.integers(self.label.shape))
+            return d, h, w
         number = rng.integers(up_to[-1])
         d = int(np.searchsorted(up_to, number, side="right"))
         before = up_to[d - 1] if d else 0
-        h, w = divmod(int(np.flatnonzero((self.label[d] > 0) == inside)[number - before]), self.label.shape[2])
+        plane = self.label[d]
+        wanted = (plane > 0) & (plane != IGNORED) if inside else plane == 0
+        h, w = divmod(int(np.flatnonzero(wanted)[number - before]), self.label.shape[2])
         return d, h, w
 
     @cached_property
     def _voxels_up_to(self) -> dict[bool, npt.NDArray[np.int64]]:
         """How many voxels of the foreground (True) and of the background every slice and those before it have: (D,)."""
-        foreground = np.array([np.count_nonzero(plane) for plane in self.label])
-        return {True: foreground.cumsum(), False: (self.label[0].size - foreground).cumsum()}
+        filled = np.array([np.count_nonzero(plane) for plane in self.label])
+        ignored = np.array([np.count_nonzero(plane == IGNORED) for plane in self.label])
+        return {True: (filled - ignored).cumsum(), False: (self.label[0].size - filled).cumsum()}
 
     def _padded(self, array: ImageArray) -> ImageArray:
         """An array (..., D, H, W) with its edges repeated, the same on both sides, where it is smaller than a crop."""

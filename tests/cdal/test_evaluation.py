@@ -25,7 +25,6 @@ from cdal.evaluation import (
     SLAB_PIXELS,
     CaseResult,
     Sample,
-    Score,
     Votes,
     decide,
     draw_votes,
@@ -37,6 +36,7 @@ from cdal.evaluation import (
 from cdal.generator import Generator
 from cdal.metrics import error_correlation, object_scores, surface_distances
 from cdal.predict import sampler
+from cdal.scores import Score
 from cdal.sections import ModelConfig
 
 VOLUME = DatasetSpec(

@@ -96,7 +96,7 @@ def test_every_pass_shows_every_case_once_in_a_new_order() -> None:
     voxels = 10 * 12 * 9
     seen = []
     for step in range(6):
-        image, _ = training_batch(dataset, dataset.ids, step=step, batch_size=4, samples_per_case=2, mask_channels=3, seed=0)
+        image, _, _ = training_batch(dataset, dataset.ids, step=step, batch_size=4, samples_per_case=2, mask_channels=3, seed=0)
         origin = (image.amin(dim=(1, 2, 3)) // voxels).int().tolist()
         assert origin[0::2] == origin[1::2]  # both samples of a group are of one case
         seen += origin[0::2]
@@ -107,7 +107,7 @@ def test_every_pass_shows_every_case_once_in_a_new_order() -> None:
 
 def test_samples_are_axial_slices_with_their_own_labels() -> None:
     dataset = numbered_volumes()
-    image, mask = training_batch(dataset, dataset.ids, step=0, batch_size=32, samples_per_case=16, mask_channels=3, seed=0)
+    image, mask, _ = training_batch(dataset, dataset.ids, step=0, batch_size=32, samples_per_case=16, mask_channels=3, seed=0)
     assert image.shape == (32, 1, 8, 8)
     for picture, one_hot in zip(image, mask, strict=True):
         case_number, place = divmod(int(picture[0, 0, 0]), 10 * 12 * 9)
@@ -174,7 +174,7 @@ def test_cases_smaller_than_a_crop_repeat_their_edges() -> None:
 
 def test_bytes_are_normalised() -> None:
     dataset = coloured_images(Augmentation(), size=33)
-    image, mask = training_batch(dataset, dataset.ids[:1], step=0, batch_size=8, samples_per_case=8, mask_channels=1, seed=0)
+    image, mask, _ = training_batch(dataset, dataset.ids[:1], step=0, batch_size=8, samples_per_case=8, mask_channels=1, seed=0)
     assert image.dtype == mask.dtype == torch.float32
     stored = image * torch.tensor([50, 60, 70])[:, None, None] + torch.tensor([100, 120, 140])[:, None, None]
     case = dataset.case("case_0")

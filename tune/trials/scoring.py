@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from cdal.checkpoint import load_model
 from cdal.data import Case, SplitName
+from cdal.data.dataset import IGNORED
 from cdal.evaluation import CaseResult
 from cdal.metrics import rank_correlation
 from cdal.predict import full_protocol
@@ -87,7 +89,10 @@ def _case_rows(number: int, split: SplitName, result: CaseResult) -> list[dict[s
 
 @dataclass(frozen=True)
 class _Picture:
-    """One slice of a case: image (C, H, W) in stored values, truth, prediction and uncertainty (H, W)."""
+    """One slice of a case on the grid of its truth: image (C, H, W) in stored values, truth, prediction and uncertainty (H, W).
+
+    No class is shown where nobody judged.
+    """
 
     case_id: str
     dice: float
@@ -100,14 +105,19 @@ class _Picture:
     @classmethod
     def of(cls, case: Case, result: CaseResult) -> _Picture:
         """The middle one of the slices that have foreground."""
-        filled = case.label.flatten(1).any(dim=1).nonzero().flatten().tolist() or list(range(len(case.label)))
+        truth = case.truth.where(case.truth != IGNORED, 0)
+        filled = truth.flatten(1).any(dim=1).nonzero().flatten().tolist() or list(range(len(truth)))
         middle = filled[len(filled) // 2]
+        image = case.image[:, middle]
+        if case.native is not None:
+            resized = F.interpolate(image[None].float(), truth.shape[1:], mode="bilinear", align_corners=False)[0]
+            image = resized if image.is_floating_point() else resized.round().to(image.dtype)
         return cls(
             result.case_id,
             result.dice,
             result.seconds,
-            case.image[:, middle],
-            case.label[middle],
+            image,
+            truth[middle],
             result.labels[middle].clone(),  # a view would keep the whole volume in memory
             result.entropy[middle].clone(),
         )
