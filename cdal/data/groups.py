@@ -94,18 +94,21 @@ def given_groups(ids: Sequence[str], given: Mapping[str, str]) -> tuple[Groups, 
         given: groups by case, as `read_groups` returns them: names may be those of files, with folders and endings.
 
     Raises:
-        InputError: a case without a group.
+        InputError: a case without a group, or with two.
     """
-    matched = _matched(ids, given)
-    of = {case_id: str(given[matched[case_id]]) for case_id in ids if case_id in matched}
+    meant = _meant(given, ids)
+    of: dict[str, str] = {}
+    for name, case_id in meant.items():
+        if of.setdefault(case_id, str(given[name])) != str(given[name]):
+            raise InputError(f"the groups given put {case_id} into {of[case_id]} and {given[name]}; a case has one group")
+    of = {case_id: of[case_id] for case_id in ids if case_id in of}
     missing = [case_id for case_id in ids if case_id not in of]
     if missing:
         raise InputError(
             f"the groups given leave out {len(missing)} of {len(ids)} cases, {missing[0]} the first; every case needs one, "
             "of its own where it stands alone"
         )
-    used = set(matched.values())
-    unknown = [name for name in given if name not in used]
+    unknown = [name for name in given if name not in meant]
     notes = [f"groups were given for {len(unknown)} cases that are not there, {unknown[0]} the first"] if unknown else []
     return Groups(of, "as given"), notes
 
@@ -132,8 +135,8 @@ def read_groups(path: str | Path) -> dict[str, str]:
 def read_split(path: str | Path) -> list[dict[str, Any]]:
     """Folds, each `{"name": ..., "train": [...], "validation": [...], "test": [...]}` with names of cases.
 
-    Reads nnU-Net's splits_final.json, whose `val` is what others call test: validation is then empty. Reads tables (CSV, Parquet, or
-    a folder of Parquet files, as searches write it) with columns fold, case and part, where parts are train, validation and test.
+    Reads nnU-Net's splits_final.json, whose `val` is what others call test: validation is then empty. Reads tables (CSV, Parquet,
+    or a folder of Parquet files, as searches write it) with columns fold, case and part, which is train, validation or test.
 
     Raises:
         InputError: a file that cannot be read, or another form.
@@ -164,13 +167,12 @@ def splits_of(split: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[st
         name = str(fold.get("name") or f"fold {number}")
         parts = {part: [str(case) for case in fold.get(part) or ()] for part in PARTS}
         listed = [case for part in PARTS for case in parts[part]]
-        matched = _matched(ids, listed)
-        back = {listed_as: case_id for case_id, listed_as in matched.items()}
-        if unknown := [case for case in listed if case not in back]:
+        meant = _meant(listed, ids)
+        if unknown := [case for case in listed if case not in meant]:
             raise InputError(f"the split given lists {len(set(unknown))} cases that are not there, {unknown[0]} the first ({name})")
-        if twice := [case for case, count in Counter(back[case] for case in listed).items() if count > 1]:
+        if twice := [case_id for case_id, count in Counter(meant[case] for case in listed).items() if count > 1]:
             raise InputError(f"the split given lists {len(twice)} cases twice in one fold, {twice[0]} the first ({name})")
-        own = {part: {back[case] for case in parts[part]} for part in PARTS}
+        own = {part: {meant[case] for case in parts[part]} for part in PARTS}
         found[name if name not in found else f"{name} ({number})"] = Split(
             **{part: tuple(case_id for case_id in ids if case_id in own[part]) for part in PARTS}
         )
@@ -186,7 +188,7 @@ def _by(pattern: re.Pattern[str]) -> Callable[[Sequence[str]], dict[str, str]]:
 
 
 def _by_word(ids: Sequence[str]) -> dict[str, str]:
-    """A word for a patient, or for what is cut into images, and its number; before them what names a place, or a part of the set."""
+    """A word for a patient, or for what is cut into images, and its number; before them a place, or a part of the set."""
     keys = {}
     for case_id in ids:
         if match := _PEOPLE.search(case_id) or _WHOLES.search(case_id):
@@ -229,17 +231,15 @@ def _last(case_id: str) -> str:
 # ------------------------------------------------------------------------------------------------------------------- files
 
 
-def _matched(ids: Sequence[str], names: Iterable[str]) -> dict[str, str]:
-    """By case the name that means it: its id, or else a file name that is the id without folders, ending or channel number."""
-    there, exact = set(ids), {name: name for name in names}
-    by_stem: dict[str, str] = {}
-    for name in exact:
+def _meant(names: Iterable[str], ids: Sequence[str]) -> dict[str, str]:
+    """The cases that names mean: ids, or file names that are ids without folders, ending or channel number."""
+    there, found = set(ids), {}
+    for name in names:
         stem = _ENDING.sub("", _last(name.replace("\\", "/")))
-        for form in (name, stem, re.sub(r"_\d{4}$", "", stem)):
-            if form in there:
-                by_stem.setdefault(form, name)
-                break
-    return {case_id: exact.get(case_id) or by_stem[case_id] for case_id in ids if case_id in exact or case_id in by_stem}
+        form = next((form for form in (name, stem, re.sub(r"_\d{4}$", "", stem)) if form in there), None)
+        if form is not None:
+            found[name] = form
+    return found
 
 
 def _rows(path: str | Path) -> list[dict[str, str]]:
@@ -281,7 +281,9 @@ def _json_split(path: Path) -> list[dict[str, Any]]:
     folds = []
     for number, fold in enumerate(content if isinstance(content, list) else [content]):
         if not isinstance(fold, dict) or not isinstance(fold.get("train"), list):
-            raise InputError(f'{path} is no list of folds, each {{"train": [...], "val": [...]}}, as in nnU-Net\'s splits_final.json')
+            raise InputError(
+                f'{path} is no list of folds, each {{"train": [...], "val": [...]}}, as in nnU-Net\'s splits_final.json'
+            )
         held_out = fold.get("validation", fold.get("val")) or []
         three = bool(fold.get("test"))
         folds.append(
