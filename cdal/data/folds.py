@@ -209,7 +209,7 @@ def _left_out(splits: Sequence[Split], classes: Mapping[str, Collection[Hashable
     for label in sorted((label for label in counts if counts[label] >= len(splits)), key=str):
         for fold, split in enumerate(splits):
             for part in ("train", "validation", "test"):
-                if not any(label in classes[case_id] for case_id in split[part]):
+                if not any(label in classes.get(case_id, ()) for case_id in split[part]):
                     return f"in name order no {part} case of fold {fold} would have class {label}, which {counts[label]} cases have"
     return ""
 
