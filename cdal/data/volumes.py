@@ -1,27 +1,32 @@
-"""NIfTI volumes: read within bounds, turned to LPI, and turned back.
+"""Volumes, NIfTI files or folders of DICOM slices: read within bounds, turned to LPI, and turned back.
 
     volume = read_volume(Path("imagesTr/case_1.nii.gz"))
     array = to_dhw(volume)                      # (D, H, W) = (inferior, left, posterior): a slice [d] is an axial one
     stored = from_dhw(segment(array), volume)   # on the file's own grid; save it with volume.affine
 
 Axes: X, Y and Z as a file stores them, C channels, D slices, H and W pixels of a slice. The axis "left" runs towards the left.
+Which other slices may be cut, `cdal.data.geometry` knows.
 """
 
 import logging
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.affines import apply_affine, obliquity, voxel_sizes
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt2axcodes, ornt_transform
+from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
 from cdal.data.dataset import Source
+from cdal.data.dicom import open_series, read_voxels
+from cdal.data.geometry import Grid
 from cdal.errors import InputError
 
 _LARGEST = 8 * 2**30  # bytes that a file may declare
@@ -29,6 +34,14 @@ _PIECE = 2**20  # bytes decompressed at once
 _HEADERS: dict[int, Any] = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}  # by the number that files start with
 _GZIP = b"\x1f\x8b"
 _APART = 0.5  # voxels by which the corners of an image and its label may lie apart
+_TURNED = 0.5  # degrees that are worth a word
+_OBLIQUE = 10.0  # degrees
+_WHOLE = 1e-3  # by which a label may be off its whole number: scl_slope is a 32-bit number
+
+_CONFLICT = "sform and qform put it in two places; the sform is used"
+_PLACELESS = "neither sform nor qform is set; its axes are taken to run left, to the front and up"
+_ASKEW = "it lies oblique in its scanner; slices follow its own axes"
+_UNITS = "its header counts in other units than mm; lengths are read as mm"
 
 _silent = logging.Logger("nibabel headers", logging.CRITICAL + 1)  # oddities that matter are raised, and told in our own words
 
@@ -37,42 +50,66 @@ class Volume(NamedTuple):
     """Voxels on the stored grid, and the way from there to LPI."""
 
     voxels: npt.NDArray[Any]
-    """(X, Y, Z), or (X, Y, Z, C) of a file of four axes."""
+    """(X, Y, Z), or (X, Y, Z, C) of a file of channels."""
     affine: npt.NDArray[np.float64]
     """(4, 4): voxel indices to mm."""
     to_lpi: npt.NDArray[np.float64]
     """(3, 2): row i says which axis stored axis i becomes, and 1 or -1, its direction."""
+    note: str = ""
+    """What its reader should be told of how the header was understood, without the file's name; "" where nothing was in doubt."""
 
 
 def read_volume(path: Path) -> Volume:
-    """Decode a NIfTI file to its last byte, so that damage is noticed wherever it is.
+    """Decode a NIfTI file, or the slices in a folder, to the last byte, so that damage is noticed wherever it is.
 
-    No more is decompressed than the header declares, and no file that declares more than 8 GiB.
+    No more is decompressed than the header declares, and no file that declares more than 8 GiB. A file of two axes is a volume of
+    one slice; axes of length 1 behind the third are left out.
 
     Raises:
-        InputError: a file that is missing, damaged or too large, has other axes, or voxels that are not finite plain numbers.
+        InputError: a file that is missing, damaged or too large, has other axes, two orientations, or voxels that are not finite
+            plain numbers; of a folder, what `cdal.data.dicom.open_series` and `read_voxels` raise.
     """
-    try:
-        with np.errstate(all="ignore"):  # what a damaged header makes of numbers is told below
-            voxels, affine = _decode(path)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from error
-    except Exception as error:  # nibabel lets through whatever its parsing of damaged bytes happens to raise
-        raise InputError(f"{path} is not a readable NIfTI file: {_one_line(error)}") from error
-    if voxels.ndim == 4 and voxels.shape[3] == 1:
-        voxels = voxels[..., 0]
-    if voxels.ndim not in (3, 4) or not voxels.size:
-        raise InputError(f"{path} has the shape {voxels.shape}; a volume of three axes, or four with the channels last, is needed")
+    if path.is_dir():
+        series = open_series(path)
+        return Volume(read_voxels(series), series.affine, _orientation(path, series.affine), _note(series.affine))
+    with _told(path), np.errstate(all="ignore"):  # what a damaged header makes of numbers is told below
+        voxels, header = _decode(path)
+        voxels = voxels.reshape(_axes(path, voxels.shape), order="A")
+        affine, note = _place(path, header, voxels.shape)
     if voxels.dtype.kind not in "iuf":
-        raise InputError(f"{path} has voxels of the type {voxels.dtype}; plain numbers are needed")
+        kind = f"{'/'.join(voxels.dtype.names)} colours" if voxels.dtype.names else f"the type {voxels.dtype}"
+        raise InputError(f"{path} has voxels of {kind}; plain numbers are needed, along a fourth axis where they are several")
     if voxels.dtype.kind == "f":
         with np.errstate(over="ignore"):
-            finite = np.isfinite(voxels.astype(np.float32, copy=False)).all()
-        if not finite:
-            raise InputError(f"{path} has voxels that are NaN or infinite (as 32-bit numbers)")
-    return Volume(voxels, affine, _orientation(path, affine))
+            finite = np.isfinite(voxels.astype(np.float32, copy=False))
+        if not finite.all():
+            count = finite.size - np.count_nonzero(finite)
+            raise InputError(
+                f"{path} has {count} voxels that are NaN or infinite (as 32-bit numbers); give them a value, such as 0 in the "
+                "background (numpy.nan_to_num, or fslmaths IN -nan OUT)"
+            )
+    return Volume(voxels, affine, _orientation(path, affine), note)
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a volume once it is turned to LPI, from its header alone; what `read_volume` says of headers is said here too."""
+    if path.is_dir():
+        series = open_series(path)
+        shape, affine, note = series.shape, series.affine, _note(series.affine)
+    else:
+        with _told(path), np.errstate(all="ignore"):
+            header = _header(_beginning(_pieces(path)))
+            sides = _axes(path, header.get_data_shape())
+            shape = (sides[0], sides[1], sides[2])
+            affine, note = _place(path, header, shape)
+    order = np.argsort(_orientation(path, affine)[:, 0])
+    sizes = voxel_sizes(affine)  # type: ignore[no-untyped-call]
+    left, posterior, inferior = order.tolist()
+    return Grid(
+        (shape[inferior], shape[left], shape[posterior]),
+        (float(sizes[inferior]), float(sizes[left]), float(sizes[posterior])),
+        note,
+    )
 
 
 def to_dhw(volume: Volume) -> npt.NDArray[Any]:
@@ -102,11 +139,11 @@ def spacing_dhw(volume: Volume) -> tuple[float, float, float]:
 def read_labelled(
     source: Source, channels: int | None = None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], tuple[float, float, float]]:
-    """The voxels (C, D, H, W), label values (D, H, W) and spacing of a case whose files share one grid.
+    """The voxels (C, D, H, W), label values (D, H, W) and spacing of a case whose files share one grid, each stored as it likes.
 
     Raises:
         InputError: what `read_volume` raises, images of other than the declared number of channels, a label of four axes, or files
-            of different shape, orientation or place.
+            of different shape or place.
     """
     first = read_volume(source.images[0])
     arrays = []
@@ -126,31 +163,81 @@ def read_labelled(
     return image, to_dhw(label), spacing_dhw(first)
 
 
+def whole_numbers(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
+    """The values of a label as integers of the same shape; those within 0.001 of a whole number are rounded.
+
+    A label that was stored through a slope comes back as 1.0000153.
+
+    Raises:
+        InputError: a value farther from whole numbers, with as many digits as show it.
+    """
+    if values.dtype.kind in "iu":
+        return values
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    rounded = np.rint(values)
+    wrong = ~(np.abs(values - rounded) <= _WHOLE) | ~(np.abs(rounded) < 2**31)
+    if wrong.any():
+        raise InputError(f"{path} has the value {values[wrong][0]:.7g}; a mask must hold whole class numbers")
+    whole: npt.NDArray[np.int32] = rounded.astype(np.int32)
+    return whole
+
+
 def _check_grid(path: Path, volume: Volume, image_path: Path, image: Volume) -> None:
-    """Refuse a volume whose voxels are not where those of its image are."""
-    if volume.voxels.shape[:3] != image.voxels.shape[:3]:
-        raise InputError(f"{path} has the shape {volume.voxels.shape}, but its image {image_path.name} has {image.voxels.shape}")
+    """Refuse a volume whose voxels are not where those of its image are, once both are turned to LPI."""
+    (shape, place), (wanted, image_place) = _lpi_grid(volume), _lpi_grid(image)
+    apart = _apart(place, image_place, wanted)
+    if shape == wanted and apart <= _APART * voxel_sizes(image.affine).min():  # type: ignore[no-untyped-call]
+        return
+    stored = [one.voxels.shape for one in (volume, image)]
+    if shape != wanted and stored[0][:3] != stored[1][:3]:
+        raise InputError(f"{path} has the shape {stored[0]}, but its image {image_path.name} has {stored[1]}")
     if not np.array_equal(volume.to_lpi, image.to_lpi):
-        raise InputError(f"{path} has another orientation than its image {image_path.name}")
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.voxels.shape[:3]) - 1)
-    gaps = apply_affine(volume.affine, corners) - apply_affine(image.affine, corners)  # type: ignore[no-untyped-call]
-    apart = float(np.linalg.norm(gaps, axis=1).max())
-    if apart > _APART * voxel_sizes(image.affine).min():  # type: ignore[no-untyped-call]
-        raise InputError(f"{path} lies elsewhere than its image {image_path.name}: their affines put corners {apart:.3g} mm apart")
+        found = f"has another orientation than its image {image_path.name}: {_codes(volume.affine)} against {_codes(image.affine)}"
+    else:
+        turn = _degrees_between(place, image_place)
+        turned = f", turned by {turn:.1f} degrees" if turn > _TURNED else ""
+        found = f"lies elsewhere than its image {image_path.name}: their affines put corners {apart:.3g} mm apart{turned}"
+    hints = []
+    for name, one in ((path.name, volume), (image_path.name, image)):
+        if np.array_equal(np.abs(one.affine), np.eye(4)):
+            hints.append(f"; {name} has no affine but the identity, as tools write that lose the true one")
+        if _CONFLICT in one.note:
+            hints.append(f"; of {name}, {_CONFLICT}")
+    remedy = "; give it the affine of the image if the voxels fit, or resample it to the image's grid"
+    raise InputError(f"{path} {found}{''.join(hints)}{remedy}")
 
 
-def _decode(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
-    """Voxels and affine of a file; anything may be raised where it is damaged."""
-    data = bytearray()
+def _apart(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], shape: Sequence[int]) -> float:
+    """The largest distance of corners of a grid that two affines put it at, mm."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape) - 1)
+    gaps = apply_affine(first, corners) - apply_affine(second, corners)  # type: ignore[no-untyped-call]
+    return float(np.linalg.norm(gaps, axis=1).max())
+
+
+def _codes(affine: npt.NDArray[np.float64]) -> str:
+    """Where the axes run, such as RAS: to the right, to the front and up."""
+    return "".join(ornt2axcodes(_stored(affine)))  # type: ignore[no-untyped-call]
+
+
+def _lpi_grid(volume: Volume) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """The shape and the affine of a volume once it is turned to LPI."""
+    shape = volume.voxels.shape[:3]
+    turned = tuple(shape[axis] for axis in np.argsort(volume.to_lpi[:, 0]))
+    return turned, volume.affine @ inv_ornt_aff(volume.to_lpi, shape)  # type: ignore[no-untyped-call]
+
+
+def _degrees_between(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    """By which the axes of two affines are turned against each other: the angle of the rotation from one to the other."""
+    one, other = (affine[:3, :3] / voxel_sizes(affine) for affine in (first, second))  # type: ignore[no-untyped-call]
+    return float(np.degrees(np.arccos(np.clip((np.trace(one.T @ other) - 1) / 2, -1, 1))))
+
+
+def _decode(path: Path) -> tuple[npt.NDArray[Any], Any]:
+    """Voxels and header of a file; anything may be raised where it is damaged."""
     pieces = _pieces(path)
-    while len(data) < max(_HEADERS):
-        piece = next(pieces, None)
-        if piece is None:
-            break
-        data += piece
-    if not data:
-        raise ValueError("it is empty")
-    header = _header(bytes(data[: max(_HEADERS)]))
+    data = _beginning(pieces)
+    header = _header(data)
     start, shape, dtype = header.get_data_offset(), tuple(map(int, header.get_data_shape())), header.get_data_dtype()
     declared = start + math.prod(shape) * dtype.itemsize
     if declared > _LARGEST:
@@ -165,17 +252,66 @@ def _decode(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
     slope, inter = header.get_slope_inter()
     if slope is not None:
         voxels = apply_read_scaling(voxels, slope, inter)
-    return voxels, np.asarray(header.get_best_affine(), np.float64)
+    return voxels, header
 
 
-def _header(data: bytes) -> Any:
+def _beginning(pieces: Iterator[bytes]) -> bytearray:
+    """As many pieces as a header may take."""
+    data = bytearray()
+    while len(data) < max(_HEADERS):
+        piece = next(pieces, None)
+        if piece is None:
+            break
+        data += piece
+    if not data:
+        raise ValueError("it is empty")
+    return data
+
+
+def _axes(path: Path, shape: Sequence[int]) -> tuple[int, ...]:
+    """(X, Y, Z) or (X, Y, Z, C) of what a header declares: (X, Y) is one slice, and of five axes one of time must be empty."""
+    axes = (*map(int, shape), *[1] * (3 - len(shape) if len(shape) == 2 else 0))
+    channels = [side for side in axes[3:] if side != 1]
+    if len(axes) < 3 or len(channels) > 1 or min(axes) < 1:
+        raise InputError(f"{path} has the shape {tuple(shape)}; a volume of three axes, or four with the channels last, is needed")
+    return (*axes[:3], *channels)
+
+
+def _place(path: Path, header: Any, shape: Sequence[int]) -> tuple[npt.NDArray[np.float64], str]:
+    """The affine (4, 4) of a file, and the note on it. Its sform counts, as for most tools, unless it contradicts the qform."""
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    notes = [] if int(header["sform_code"]) or int(header["qform_code"]) else [_PLACELESS]
+    try:
+        other = header.get_qform(coded=True)[0] if int(header["sform_code"]) else None
+    except HeaderDataError:  # no rotation at all
+        other = None
+    if other is not None and _apart(affine, other, shape[:3]) > voxel_sizes(affine).min():  # type: ignore[no-untyped-call]
+        if _codes(affine) != _codes(other):
+            raise InputError(
+                f"{path} is stored {_codes(affine)} by its sform, but {_codes(other)} by its qform; keep the true one (fslorient "
+                "-copysform2qform or -copyqform2sform)"
+            )
+        notes.append(_CONFLICT)
+    if header.get_xyzt_units()[0] in ("meter", "micron"):
+        notes.append(_UNITS)
+    return affine, "; ".join([*notes, *filter(None, [_note(affine)])])
+
+
+def _note(affine: npt.NDArray[np.float64]) -> str:
+    """What is to be told of the directions of an affine."""
+    with np.errstate(all="ignore"):
+        angles = np.degrees(obliquity(affine))  # type: ignore[no-untyped-call]
+    return _ASKEW if angles.max() > _OBLIQUE else ""
+
+
+def _header(data: bytes | bytearray) -> Any:
     """The header that data start with, checked and repaired as nibabel does when it loads a file, but silently."""
     for order in ("<", ">"):
         size = int.from_bytes(data[:4], "little" if order == "<" else "big")
         if size in _HEADERS:
             if len(data) < size:
                 raise ValueError("its header is cut")
-            header = _HEADERS[size](data[:size], order, check=False)
+            header = _HEADERS[size](bytes(data[:size]), order, check=False)
             header.check_fix(_silent)
             return header
     raise ValueError("it has no NIfTI header")
@@ -204,14 +340,33 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def _orientation(path: Path, affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The axis swaps and flips that turn an array of this affine to LPI."""
-    try:
-        stored = io_orientation(affine)  # type: ignore[no-untyped-call]
-    except np.linalg.LinAlgError:
-        stored = np.full((3, 2), np.nan)
+    stored = _stored(affine)
     if not np.isfinite(stored).all() or not np.isfinite(affine).all():
         raise InputError(f"{path} has an affine that tells no orientation")
     turn: npt.NDArray[np.float64] = ornt_transform(stored, axcodes2ornt("LPI"))  # type: ignore[no-untyped-call]
     return turn
+
+
+def _stored(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The orientation (3, 2) that an affine tells; NaN where it tells none."""
+    try:
+        found: npt.NDArray[np.float64] = io_orientation(affine)  # type: ignore[no-untyped-call]
+    except np.linalg.LinAlgError:
+        found = np.full((3, 2), np.nan)
+    return found
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever reading damaged bytes raises, in one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from error
+    except Exception as error:  # nibabel lets through whatever its parsing happens to raise
+        raise InputError(f"{path} is not a readable NIfTI file: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -267,7 +267,7 @@ DAMAGE: dict[str, tuple[Callable[[Decathlon], object], str, str]] = {
         "imagesTr/case_2.nii.gz",
         "at most 8 GiB are read",
     ),
-    "two axes": (lambda f: save(f.image("case_4"), np.zeros((30, 40), np.float32)), "imagesTr/case_4.nii.gz", "three axes"),
+    "two axes": (lambda f: save(f.image("case_4"), np.zeros((30, 40), np.float32)), "case_4.nii.gz", "has (30, 40, 1)"),
     "several channels": (
         lambda f: save(f.image("case_4"), np.zeros((30, 40, 26, 2), "f4")),
         "imagesTr/case_4.nii.gz",
