@@ -141,9 +141,11 @@ def read_labelled(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], tuple[float, float, float]]:
     """The voxels (C, D, H, W), label values (D, H, W) and spacing of a case whose files share one grid, each stored as it likes.
 
+    Label values are whole numbers, see `whole_numbers`.
+
     Raises:
-        InputError: what `read_volume` raises, images of other than the declared number of channels, a label of four axes, or files
-            of different shape or place.
+        InputError: what `read_volume` raises, images of other than the declared number of channels, a label of four axes or
+            of other than whole numbers, or files of different shape or place.
     """
     first = read_volume(source.images[0])
     arrays = []
@@ -160,7 +162,7 @@ def read_labelled(
     if label.voxels.ndim != 3:
         raise InputError(f"{source.labels[0]} has the shape {label.voxels.shape}; a label of three axes is needed")
     _check_grid(source.labels[0], label, source.images[0], first)
-    return image, to_dhw(label), spacing_dhw(first)
+    return image, whole_numbers(to_dhw(label), source.labels[0]), spacing_dhw(first)
 
 
 def whole_numbers(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:

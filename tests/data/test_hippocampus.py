@@ -305,7 +305,7 @@ DAMAGE: dict[str, tuple[Callable[[Decathlon], object], str, str]] = {
     "label outside the classes": (lambda f: save(f.label("case_0"), label_with(3)), "labelsTr/case_0.nii.gz", "the label 3;"),
     "label 255": (lambda f: save(f.label("case_0"), label_with(255, np.uint8)), "labelsTr/case_0.nii.gz", "the label 255;"),
     "negative label": (lambda f: save(f.label("case_0"), label_with(-1)), "labelsTr/case_0.nii.gz", "the label -1;"),
-    "broken label": (lambda f: save(f.label("case_0"), label_with(0.5)), "labelsTr/case_0.nii.gz", "the label 0.5;"),
+    "broken label": (lambda f: save(f.label("case_0"), label_with(0.5)), "labelsTr/case_0.nii.gz", "the value 0.5;"),
     "NaN label": (lambda f: save(f.label("case_0"), label_with(np.nan)), "labelsTr/case_0.nii.gz", "NaN or infinite"),
     "NaN voxel": (lambda f: save(f.image("case_0"), nan_image), "imagesTr/case_0.nii.gz", "NaN or infinite"),
     "infinite voxel": (lambda f: save(f.image("case_0"), nan_image * np.inf), "imagesTr/case_0.nii.gz", "NaN or infinite"),
