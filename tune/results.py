@@ -5,6 +5,7 @@
     <root>/<experiment>/metrics/*.parquet    one row per trial and epoch
     <root>/<experiment>/cases/*.parquet      one row per trial, split, case, class and number of votes
     <root>/<experiment>/gallery/*.parquet    one row per pictured case: image, truth and prediction as PNG
+    <root>/<experiment>/splits/*.parquet     one row per fold and case: the part it is in, and its group
 
 Write (a search does this):
 
@@ -16,7 +17,7 @@ Write (a search does this):
 Read (anyone may; DuckDB, Polars and pandas can as well, without this module):
 
     lake = load("results")                   # or "s3://bucket/prefix"
-    lake.trials(), lake.metrics(), lake.cases(), lake.gallery()      # Arrow tables
+    lake.trials(), lake.metrics(), lake.cases(), lake.gallery(), lake.splits()      # Arrow tables
     lake.comparison()                        # confidence intervals and paired tests between trials
     lake.tradeoffs()                         # Dice against seconds per case, for every number of votes
     lake.finalists()                         # trained again with several seeds: test figures beside what the search had said

@@ -82,6 +82,7 @@ def _tables(store: Store, name: str) -> Iterator[Finding]:
         yield from _replaced(store, f"{name}/{table}", table, list(rows[table].values()))
     for keys in rows.pop("trials").values():
         trials.update(keys["trial_id"].to_pylist())
+    del rows["splits"]  # they are of no trial
     for parts in rows.values():
         for path, keys in parts.items():
             yield from _strangers(store, path, keys, trials)

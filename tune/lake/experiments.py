@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,7 @@ from cdal.errors import InputError
 from tune.lake.driver import lease_of
 from tune.lake.s3 import RemoteError
 from tune.lake.storage import Store
-from tune.lake.tables import SCHEMA_VERSION
+from tune.lake.tables import SCHEMA_VERSION, to_table, write_file
 
 DESCRIPTION = "experiment.json"
 _PACKAGES = ("cdal-search", "ray", "optuna", "torch", "numpy", "monai", "pyarrow")
@@ -43,9 +43,16 @@ class Experiment:
 
 
 def create_experiment(
-    root: str | Path, name: str, description: Mapping[str, Any], *, filesystem: pafs.FileSystem | None = None
+    root: str | Path,
+    name: str,
+    description: Mapping[str, Any],
+    splits: Sequence[Mapping[str, Any]] = (),
+    *,
+    filesystem: pafs.FileSystem | None = None,
 ) -> Experiment:
-    """Start an experiment: write its experiment.json. The description should at least name `dataset` and `fold`.
+    """Start an experiment: write its experiment.json, and the rows of its table `splits`.
+
+    The description should at least name `dataset` and `fold`, and a row of splits names fold, case, part, and the group if any.
 
     Of two processes that create the same name at once, one is refused (on S3: see `Store.create`).
 
@@ -56,7 +63,10 @@ def create_experiment(
     about = {"schema_version": SCHEMA_VERSION, "experiment": name, "created_at": datetime.now(UTC).isoformat()}
     content = about | dict(description) | {"schema_version": SCHEMA_VERSION, "experiment": name}
     try:
-        created = Store(root, filesystem).create(f"{name}/{DESCRIPTION}", _as_json(content))
+        created = (store := Store(root, filesystem)).create(f"{name}/{DESCRIPTION}", _as_json(content))
+        if created and splits:
+            known = {"experiment": name, "recorded_at": datetime.now(UTC)}
+            write_file(store, f"{name}/splits", to_table([dict(row) | known for row in splits], "splits"), 0)
     except RemoteError:
         raise
     except OSError as error:

@@ -93,12 +93,17 @@ class Lake:
         """One row per pictured case; with `columns`, only these and the key."""
         return self._read("gallery", columns)
 
+    def splits(self) -> pa.Table:
+        """One row per fold and case, of every fold of an experiment's dataset: the part that the case is in."""
+        return self._read("splits")
+
     def comparison(self, metric: str = "dice", split: str = "validation") -> pa.Table:
         """How sure the ranking is: per trial the mean over cases with its 95 % interval, and a paired test against the best one.
 
-        The trainings of a finalist count as one. The columns are described in `tune.lake.statistics`.
+        Cases that belong together count as one there, and so do the trainings of a finalist. The columns are described in
+        `tune.lake.statistics`.
         """
-        return statistics.comparison(self.cases([metric]), self.trials(), metric=metric, split=split)
+        return statistics.comparison(self.cases([metric, "group"]), self.trials(), metric=metric, split=split)
 
     def tradeoffs(self, split: str = "validation") -> pa.Table:
         """Dice against seconds per case: every trial at every number of votes, and the front of the best.
@@ -112,7 +117,7 @@ class Lake:
 
         The columns are described in `tune.lake.statistics`.
         """
-        return statistics.finalists(self.cases(["dice"]), self.trials())
+        return statistics.finalists(self.cases(["dice", "group"]), self.trials())
 
     def _read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         folders = [f"{experiment.name}/{table}" for experiment in self.experiments]

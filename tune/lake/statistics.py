@@ -12,6 +12,9 @@ which holds the truly best one with 95 % confidence (a model confidence set, Han
 Finalists are compared with finalists. One that was trained several times counts once: a case's figure is then also the mean over
 the trainings that were scored on it, so that cases are the pairs, and seeds do not pass for cases.
 
+Where cases belong together (column `group`: the slices of a patient), groups are what is drawn, flipped and paired, so that slices
+do not pass for patients; means stay means over cases.
+
 A trial's cases are scored with one vote, with two, and so on (votes are prefixes of each other), so of Dice against the cost of a
 mask a trial is a whole curve.
 """
@@ -21,12 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tune.lake.status import FALLEN
 
 FloatArray = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -42,8 +47,9 @@ _COLUMNS = pa.schema(
         "dataset": pa.string(),
         "split": pa.string(),
         "cases": pa.int64(),  # how many
+        "groups": pa.int64(),  # of cases that belong together; null where cases stand alone
         "mean": pa.float64(),
-        "low": pa.float64(),  # ends of the 95 % interval of the mean; null for a single case
+        "low": pa.float64(),  # ends of the 95 % interval of the mean; null for a single case or group
         "high": pa.float64(),
         "best": pa.bool_(),  # of those scored on the same cases
         "difference": pa.float64(),  # of the mean to the best one's
@@ -60,8 +66,9 @@ _FINALIST_COLUMNS = pa.schema(
         "dataset": pa.string(),
         "trainings": pa.int64(),  # that were scored on the test split
         "cases": pa.int64(),  # of the test splits of all folds
+        "groups": pa.int64(),  # of cases that belong together; null where cases stand alone
         "test_dice": pa.float64(),  # mean over the cases of the mean over the trainings
-        "low": pa.float64(),  # ends of its 95 % interval over the cases; null for a single case
+        "low": pa.float64(),  # ends of its 95 % interval over the cases; null for a single case or group
         "high": pa.float64(),
         "seed_sd": pa.float64(),  # standard deviation of the seeds' test Dice; null for a single seed
         "final_dice": pa.float64(),  # full protocol on the validation split, mean over the trainings
@@ -94,12 +101,13 @@ def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split
     Trials that diverged or failed are left out.
 
     Args:
-        cases: the lake's table of cases.
+        cases: the lake's table of cases; without a column `group`, cases stand alone.
         trials: the lake's table of trials, which tells each one's dataset.
         metric: a column of the cases; more is better, but of distances and times less is.
         split: `validation` or `test`.
     """
-    rows = cases.select(["experiment", "trial_id", "split", "case", "votes", metric]).to_pandas()
+    columns = ["experiment", "trial_id", "split", "case", "group", "votes", metric]
+    rows = cases.select([name for name in columns if name in cases.column_names]).to_pandas().reindex(columns=columns)
     rows = rows[(rows["split"] == split) & rows[metric].notna()]
     rows = rows[rows["votes"] == rows.groupby(_TRIAL)["votes"].transform("max")]
     per_case = rows.groupby([*_TRIAL, "case"], sort=True)[metric].mean().reset_index()
@@ -111,15 +119,22 @@ def comparison(cases: pa.Table, trials: pa.Table, *, metric: str = "dice", split
     per_case["name"] = per_case["finalist"].where(per_case["final"], per_case["trial_id"])
     unit = ["experiment", "final", "name"]
     per_case = per_case.groupby([*unit, "case"], sort=True).agg({metric: "mean", "dataset": "first"}).reset_index()
+    owner = rows[rows["group"].notna()].drop_duplicates(["experiment", "case"])[["experiment", "case", "group"]]
+    per_case = per_case.merge(owner, on=["experiment", "case"], how="left")
 
-    groups: dict[tuple[Any, ...], list[tuple[_Unit, FloatArray]]] = {}
+    together: dict[tuple[Any, ...], list[tuple[_Unit, FloatArray]]] = {}
+    owners: dict[tuple[Any, ...], Labels | None] = {}
     for (experiment, final, name), own in per_case.groupby(unit):
         dataset = own["dataset"].iloc[0]
         member = _Unit(experiment, None if final else name, name if final else None, dataset if isinstance(dataset, str) else None)
         key = (member.dataset, final, *own["case"])
-        groups.setdefault(key, []).append((member, own[metric].to_numpy(np.float64)))
+        together.setdefault(key, []).append((member, own[metric].to_numpy(np.float64)))
+        if owners.get(key) is None:  # rows of older files have no groups
+            owners[key] = labels_of(own)
     sign = -1 if metric in _LESS_IS_BETTER else 1
-    return pa.Table.from_pylist([row for members in groups.values() for row in _group(split, members, sign)], schema=_COLUMNS)
+    return pa.Table.from_pylist(
+        [row for key, members in together.items() for row in _compared(split, members, owners[key], sign)], schema=_COLUMNS
+    )
 
 
 def finalists(cases: pa.Table, trials: pa.Table) -> pa.Table:
@@ -153,7 +168,7 @@ def _finalist_row(trainings: Sequence[dict[str, Any]], compared: dict[str, Any])
     final = [row["final_dice"] for row in tested if row["final_dice"] is not None]
     return (
         {name: trainings[0][name] for name in (*_FINALIST, "kind", "dataset", "search_dice")}
-        | {name: compared.get(name) for name in ("cases", "low", "high", "best", "difference", "p", "in_best_set")}
+        | {name: compared.get(name) for name in ("cases", "groups", "low", "high", "best", "difference", "p", "in_best_set")}
         | {
             "trainings": len(tested),
             "test_dice": compared.get("mean"),
@@ -187,41 +202,63 @@ def tradeoffs(cases: pa.Table, trials: pa.Table, *, split: str = "validation") -
     return pa.Table.from_pandas(points.assign(split=split)[_TRADEOFF_COLUMNS.names], schema=_TRADEOFF_COLUMNS, preserve_index=False)
 
 
-def mean_interval(values: FloatArray, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
+def labels_of(cases: pd.DataFrame) -> Labels | None:
+    """The group of every case as numbers (cases,), one without a group its own; None where all cases stand alone."""
+    alone = cases["group"].isna()
+    if alone.all():
+        return None
+    names = ("case " + cases["case"].astype(str)).where(alone, "group " + cases["group"].astype(str))
+    return np.asarray(np.unique(names.to_numpy(str), return_inverse=True)[1])
+
+
+def mean_interval(values: FloatArray, groups: Labels | None = None, *, seed: int = 0) -> tuple[FloatArray, FloatArray]:
     """Percentile bootstrap interval (Efron 1979) of the means of columns: values (cases, columns) -> low and high (columns,).
 
-    NaN where there is one case only.
+    Where cases belong together, whole groups are drawn: the mean over the cases of as many groups as there are. NaN where there is
+    one case or group only.
     """
-    count = len(values)
+    sums, sizes = (values, np.ones(len(values))) if groups is None else _sums(values, groups)
+    count = len(sums)
     if count < 2:
         return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(drawn @ values / count, [tail, 100 - tail], axis=0)
+    low, high = np.percentile(drawn @ sums / (drawn @ sizes)[:, None], [tail, 100 - tail], axis=0)
     return low, high
 
 
-def wilcoxon(first: FloatArray, second: FloatArray) -> float:
-    """Two-sided p of the signed-rank test that paired values differ; cases that are equal say nothing, and 1 where all are."""
+def wilcoxon(first: FloatArray, second: FloatArray, groups: Labels | None = None) -> float:
+    """Two-sided p of the signed-rank test that paired values differ; cases that are equal say nothing, and 1 where all are.
+
+    Where cases belong together, the means of groups are the pairs.
+    """
     from scipy import stats  # here: whoever reads the lake without asking for p values need not wait for it
 
     differences = first - second
+    if groups is not None:
+        sums, sizes = _sums(differences[:, None], groups)
+        differences = sums[:, 0] / sizes
     differences = differences[differences != 0]
     return float(stats.wilcoxon(differences).pvalue) if len(differences) else 1.0
 
 
-def told_from_best(values: FloatArray, *, seed: int = 0) -> FloatArray:
+def told_from_best(values: FloatArray, groups: Labels | None = None, *, seed: int = 0) -> FloatArray:
     """Values of p (trials,) that trials are as good as the best of them, although the best was chosen by the same figures.
 
     By chance the means of equal trials differ as much as they do with the signs of whole cases flipped, each case less the mean of
     its trials; variances and what trials share stay as they are. A trial is told from the best where it is further behind than the
     means spread in all but 5 % of the flips (all there are with up to 14 cases, else 10,000; with fewer than 6 nothing is told).
-    Those that are told leave, and the rest is looked at again until none does; no p is below one that left earlier.
+    Those that are told leave, and the rest is looked at again until none does; no p is below one that left earlier. Where cases
+    belong together, the signs of whole groups are flipped.
 
     Args:
         values: figures (cases, trials) of the same cases, more is better.
+        groups: what each case belongs to (cases,); None where cases stand alone.
         seed: of the flips.
     """
+    if groups is not None:
+        sums, _ = _sums(values, groups)
+        values = sums * (len(sums) / len(values))  # a row per group; the means of columns are still those over cases
     count, trials = values.shape
     p, left, least = np.ones(trials), np.arange(trials), 0.0
     while len(left) > 1 and count > 1:
@@ -236,6 +273,12 @@ def told_from_best(values: FloatArray, *, seed: int = 0) -> FloatArray:
             break
         least, left = p[left][told].max(), left[~told]
     return p
+
+
+def _sums(values: FloatArray, groups: Labels) -> tuple[FloatArray, FloatArray]:
+    """Sums over the cases of each group (groups, columns), and how many cases it has (groups,)."""
+    sizes = np.bincount(groups).astype(np.float64)
+    return np.stack([np.bincount(groups, column) for column in values.T], axis=1), sizes
 
 
 def _signs(count: int, seed: int) -> FloatArray:
@@ -257,14 +300,15 @@ class _Unit(NamedTuple):
     dataset: str | None
 
 
-def _group(split: str, members: Sequence[tuple[_Unit, FloatArray]], sign: int) -> list[dict[str, Any]]:
+def _compared(split: str, members: Sequence[tuple[_Unit, FloatArray]], groups: Labels | None, sign: int) -> list[dict[str, Any]]:
     """Rows of those that share their cases; `sign` is -1 where less is better."""
     values = np.stack([figures for _, figures in members], axis=1)
-    low, high = mean_interval(values)
+    count = len(values) if groups is None else int(groups.max()) + 1
+    low, high = mean_interval(values, groups)
     means = values.mean(axis=0)
     order = np.argsort(-sign * means, kind="stable")
     best = order[0]
-    p = told_from_best(sign * values)
+    p = told_from_best(sign * values, groups)
     rows = []
     for rank, place in enumerate(order):
         unit, _ = members[place]
@@ -273,12 +317,13 @@ def _group(split: str, members: Sequence[tuple[_Unit, FloatArray]], sign: int) -
             | {
                 "split": split,
                 "cases": len(values),
+                "groups": None if groups is None else count,
                 "mean": means[place],
                 "low": None if np.isnan(low[place]) else low[place],
                 "high": None if np.isnan(high[place]) else high[place],
                 "best": rank == 0,
                 "difference": means[place] - means[best],
-                "p": p[place] if rank and len(values) > 1 else None,
+                "p": p[place] if rank and count > 1 else None,
                 "in_best_set": p[place] > 1 - CONFIDENCE,
             }
         )

@@ -103,6 +103,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             "trial_id": _TEXT,
             "split": _TEXT,
             "case": _TEXT,
+            "group": _TEXT,  # what the case belongs to, such as its patient; null where cases stand alone, and in older files
             "class": _TEXT,
             "votes": _WHOLE,
             "dice": _NUMBER,
@@ -134,6 +135,16 @@ SCHEMAS: dict[str, pa.Schema] = {
             "recorded_at": _TIME,
         }
     ),
+    "splits": pa.schema(
+        {
+            "experiment": _TEXT,
+            "fold": _WHOLE,  # all folds of the dataset, not only the one that was searched on
+            "case": _TEXT,
+            "group": _TEXT,  # as in the cases
+            "part": _TEXT,  # train | validation | test
+            "recorded_at": _TIME,
+        }
+    ),
 }
 """The columns every table has. Others (`config.*`, further losses) are kept as well, their types taken from the values."""
 
@@ -142,6 +153,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "metrics": ("experiment", "trial_id", "epoch"),
     "cases": ("experiment", "trial_id", "split", "case", "class", "votes"),
     "gallery": ("experiment", "trial_id", "split", "case"),
+    "splits": ("experiment", "fold", "case"),
 }
 
 _TYPES = {table: dict(zip(schema.names, schema.types, strict=True)) for table, schema in SCHEMAS.items()}

@@ -1,6 +1,7 @@
 """Intervals and paired tests over cases, and Dice against seconds per case."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -256,3 +257,83 @@ def test_the_front_holds_what_none_beats_in_both(tmp_path: Path) -> None:
         writer.append("trials", {"trial_id": "b", "number": 0, "dataset": "one", "status": "failed"})
     table = load(tmp_path).tradeoffs().to_pandas()
     assert set(table[table["dataset"] == "one"]["trial_id"]) == {"a"}
+
+
+# ------------------------------------------------------------------------------------------------------------------- groups
+
+
+def of_patients(
+    rng: np.random.Generator, patients: int, slices: int, trials: int
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Figures (cases, trials) of equal trials that find all slices of a patient easy, or hard, together."""
+    own = rng.normal(0, 0.05, (patients, trials)).repeat(slices, axis=0)
+    return np.asarray(rng.normal(0.8, 0.05, (patients, 1)).repeat(slices, axis=0) + own + rng.normal(0, 0.01, own.shape))
+
+
+def test_slices_do_not_pass_for_patients() -> None:
+    """Of equal trials, about one search in twenty calls one worse, where groups count; where slices do, most searches do."""
+    rng, repeats = np.random.default_rng(0), 120
+    groups = np.arange(12).repeat(10)
+    searches = [of_patients(rng, 12, 10, 8) for _ in range(repeats)]
+    assert sum(bool((told_from_best(values, groups) <= 0.05).any()) for values in searches) <= stats.binom.ppf(0.999, repeats, 0.05)
+    assert sum(bool((told_from_best(values) <= 0.05).any()) for values in searches[:20]) > 12
+
+
+def test_p_of_a_pair_counts_patients() -> None:
+    rng, repeats = np.random.default_rng(0), 200
+    groups = np.arange(12).repeat(10)
+    values = [of_patients(rng, 12, 10, 2) for _ in range(repeats)]
+    assert sum(wilcoxon(each[:, 0], each[:, 1], groups) <= 0.05 for each in values) <= stats.binom.ppf(0.999, repeats, 0.05)
+    assert sum(wilcoxon(each[:, 0], each[:, 1]) <= 0.05 for each in values) > 0.4 * repeats
+
+
+@pytest.mark.parametrize("sizes", [[10] * 20, [1, 2, 5, 20] * 6])
+def test_intervals_over_patients_cover_the_true_mean(sizes: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    samples = rng.normal(0.8, 0.1, (len(sizes), 400))[groups] + rng.normal(0, 0.01, (len(groups), 400))
+
+    def covered(low: np.ndarray[Any, Any], high: np.ndarray[Any, Any]) -> float:
+        return float(np.mean((low <= 0.8) & (high >= 0.8)))
+
+    assert 0.85 < covered(*mean_interval(samples, groups)) < 0.98
+    assert covered(*mean_interval(samples)) < 0.7
+
+
+def test_groups_of_one_case_are_cases() -> None:
+    values = np.random.default_rng(2).beta(8, 2, (20, 3))
+    alone = np.arange(20)
+    assert np.allclose(mean_interval(values, alone), mean_interval(values))
+    assert np.allclose(told_from_best(values, alone), told_from_best(values))
+    assert wilcoxon(values[:, 0], values[:, 1], alone) == wilcoxon(values[:, 0], values[:, 1])
+
+
+def test_comparisons_and_finalists_count_groups() -> None:
+    """Twelve slices of six patients; in older files, and where cases stand alone, there is no group."""
+    rng = np.random.default_rng(0)
+    best = rng.uniform(0.8, 0.9, (2, 12))
+    cases, trials = trained_again({"best": best.tolist(), "worse": (best - 0.1).tolist()})
+    owner = pa.array([f"p{int(name[1:]) // 2}" for name in cases["case"].to_pylist()])
+    grouped = cases.append_column("group", owner)
+    for table, groups, pairs in ((cases, None, 12), (grouped, 6, 6)):
+        for found in (comparison(table, trials, split="test"), finalists(table, trials)):
+            first, second = found.to_pylist()
+            assert (first["cases"], first["groups"]) == (12, groups)
+            assert second["p"] == pytest.approx(2 / 2**pairs)
+            assert second["difference"] == pytest.approx(-0.1)
+    assert comparison(grouped, trials, split="test")["mean"][0].as_py() == pytest.approx(best.mean())
+
+
+def test_groups_come_through_the_lake(tmp_path: Path) -> None:
+    splits = [{"fold": 0, "case": f"c{case}", "group": f"p{case // 4}", "part": "validation"} for case in range(8)]
+    create_experiment(tmp_path, "e", {"dataset": "d", "fold": 0}, splits)
+    with Writer(tmp_path, "e") as writer:
+        writer.append("trials", {"trial_id": "a", "number": 0, "dataset": "d"})
+        for row in splits:
+            own = {"trial_id": "a", "split": "validation", "class": "x", "votes": 5, "dice": 0.8}
+            writer.append("cases", own | {"case": row["case"], "group": row["group"]})
+    lake = load(tmp_path)
+    assert lake.splits().select(["fold", "case", "group", "part"]).to_pylist() == splits
+    assert lake.splits()["experiment"].to_pylist() == ["e"] * 8
+    (row,) = lake.comparison().to_pylist()
+    assert (row["cases"], row["groups"]) == (8, 2)
