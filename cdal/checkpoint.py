@@ -11,7 +11,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -157,6 +157,7 @@ def _fitting_config(path: Path) -> Config:
         config = Config.from_dict(info["config"])
     except InputError as error:
         raise InputError(f"{path} has a configuration that no model can have: {error}") from None
+    config = attending(config, shapes)
     model = config.model
     blocks = len(model.width_multipliers) * (2 * model.residual_blocks + 1) + model.encoder_blocks + model.latent_layers
     if blocks > len(shapes):  # each has a tensor of its own
@@ -167,6 +168,18 @@ def _fitting_config(path: Path) -> Config:
         name = min(wrong)
         raise InputError(f"{path} does not fit its own configuration ({short(name)}: {shapes.get(name)}, not {wanted.get(name)})")
     return config
+
+
+def attending(config: Config, generator: Collection[str]) -> Config:
+    """The configuration with self-attention at the levels where a generator, told by the names of its tensors, has it.
+
+    In older files, a side in `model.attention_resolutions` that no level has exactly means none.
+    """
+    model = config.model
+    found = [level for level in range(len(model.width_multipliers)) if f"down.{level}.attentions.0.query.weight" in generator]
+    if found == list(model.attention_levels):
+        return config
+    return config.replace({"model.attention_resolutions": [model.image_size >> level for level in found]})
 
 
 def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -88,13 +88,12 @@ class Generator(nn.Module):
     def __init__(
         self,
         *,
-        image_size: int,
         image_channels: int,
         mask_channels: int,
         base_width: int,
         width_multipliers: tuple[int, ...],
         residual_blocks: int,
-        attention_resolutions: tuple[int, ...],
+        attention_levels: tuple[int, ...],
         encoder_blocks: int,
         latent_size: int,
         latent_embedding: int,
@@ -105,7 +104,6 @@ class Generator(nn.Module):
         self.latent_size = latent_size
         widths = [base_width * multiplier for multiplier in width_multipliers]
         time = 4 * base_width
-        attends = [image_size // 2**level in attention_resolutions for level in range(len(widths))]
 
         def block(channels_in: int, channels_out: int) -> ResidualBlock:
             return ResidualBlock(channels_in, channels_out, time, latent_embedding)
@@ -121,7 +119,7 @@ class Generator(nn.Module):
         self.down = nn.ModuleList()
         for number, width in enumerate(widths):
             blocks = [block(channels if i == 0 else width, width) for i in range(residual_blocks)]
-            attentions = [SelfAttention(width) for _ in blocks] if attends[number] else []
+            attentions = [SelfAttention(width) for _ in blocks] if number in attention_levels else []
             last = number == len(widths) - 1
             shrink = None if last else ResidualBlock(width, width, time, latent_embedding, "down")
             self.down.append(DownLevel(blocks, attentions, shrink, None if last else PyramidDown(pyramid, width)))
@@ -140,7 +138,7 @@ class Generator(nn.Module):
                 blocks.append(block(channels + skips.pop(), width))
                 channels = width
             grow = ResidualBlock(width, width, time, latent_embedding, "up") if number > 0 else None
-            self.up.append(UpLevel(blocks, SelfAttention(width) if attends[number] else None, grow))
+            self.up.append(UpLevel(blocks, SelfAttention(width) if number in attention_levels else None, grow))
 
         self.out_norm = nn.GroupNorm(norm_groups(channels, channels // 4), channels, eps=1e-6)
         self.out_conv = scaled_conv(channels, mask_channels, scale=1e-10)
@@ -149,13 +147,12 @@ class Generator(nn.Module):
     def from_config(cls, config: ModelConfig) -> Generator:
         """The generator that a configuration describes."""
         return cls(
-            image_size=config.image_size,
             image_channels=config.image_channels,
             mask_channels=config.mask_channels,
             base_width=config.base_width,
             width_multipliers=config.width_multipliers,
             residual_blocks=config.residual_blocks,
-            attention_resolutions=config.attention_resolutions,
+            attention_levels=config.attention_levels,
             encoder_blocks=config.encoder_blocks,
             latent_size=config.latent_size,
             latent_embedding=config.latent_embedding,

@@ -27,7 +27,8 @@ class ModelConfig:
     residual_blocks: int = 1
     """Residual blocks per level on the way down (one more on the way up)."""
     attention_resolutions: tuple[int, ...] = (16,)
-    """Self-attention at the levels whose side is one of these, pixels, at `image_size`."""
+    """Self-attention, for each of these, at the level whose side at `image_size` is nearest to it by ratio, pixels. So 16 means a
+    side of 14 at 224 px, and of 12 at 96 px. In the middle, below all levels, there always is some; () adds none."""
     encoder_blocks: int = 6
     """Residual blocks of the image encoder."""
     latent_size: int = 50
@@ -85,6 +86,13 @@ class ModelConfig:
     def size_multiple(self) -> int:
         """Heights and widths that the generator takes are multiples of this."""
         return int(2 ** (len(self.width_multipliers) - 1))
+
+    @property
+    def attention_levels(self) -> tuple[int, ...]:
+        """Levels with self-attention, in order; 0 is the one of full resolution."""
+        sides = [self.image_size >> level for level in range(len(self.width_multipliers))]
+        nearest = {min(sides, key=lambda side: max(side / wanted, wanted / side)) for wanted in self.attention_resolutions}
+        return tuple(level for level, side in enumerate(sides) if side in nearest)
 
     @property
     def discriminator_reduction(self) -> int:

@@ -276,7 +276,7 @@ def _midway(trainer: Trainer, path: Path, epoch: int) -> tuple[dict[str, Tensor]
     try:
         if path.is_file():
             tensors, info = checkpoint.load(path)
-            _check_config(trainer.config, path, info)
+            _check_config(trainer.config, path, info, tensors)
             _check_shapes(trainer, path, tensors)
             if info["epoch"] == epoch:
                 return tensors, info
@@ -349,7 +349,7 @@ def _stored(trainer: Trainer, path: Path) -> _Stored | None:
     try:
         tensors, info = checkpoint.load(path)
         reports = _reports(path, info)
-        _check_config(trainer.config, path, info)
+        _check_config(trainer.config, path, info, tensors)
         _check_shapes(trainer, path, tensors)
     except checkpoint.TornError as error:
         warnings.warn(f"{error}; it is deleted", stacklevel=2)
@@ -385,13 +385,19 @@ def _reports(path: Path, info: dict[str, Any]) -> list[Report]:
     return reports
 
 
-def _check_config(config: Config, path: Path, info: dict[str, Any]) -> None:
+def _check_config(config: Config, path: Path, info: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     if not isinstance(info.get("config"), dict):
         raise checkpoint.TornError(f"{path} does not tell its configuration")
     theirs, ours = Config.from_dict(info["config"]).flatten(), config.flatten()
     for name in ours:
         if theirs[name] != ours[name] and name != "training.epochs":
             raise InputError(f"{path} was trained with {name} = {theirs[name]}, not {ours[name]}; use another folder")
+    if checkpoint.attending(config, checkpoint.unprefixed(tensors, "generator.")) != config:
+        sides = list(config.model.attention_resolutions)
+        raise InputError(
+            f"{path} was trained by an older version, for which model.attention_resolutions = {sides} meant self-attention at other "
+            "levels; use another folder"
+        )
 
 
 def _check_shapes(trainer: Trainer, path: Path, tensors: dict[str, Tensor]) -> None:
