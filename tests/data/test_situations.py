@@ -8,14 +8,17 @@ from cdal.data import open_dataset
 from cdal.data.layouts import recognise
 from cdal.errors import InputError
 
+from .situations.drawings import drawings
+from .situations.files import files
 from .situations.geometry import geometry
 from .situations.inspection import inspection
 from .situations.labels import labels
 from .situations.layouts import layouts
+from .situations.published import published
 from .situations.situation import Situation, inspected
 from .situations.splits import splits
 
-KINDS = (splits, labels, geometry, layouts, inspection)
+KINDS = (splits, labels, drawings, geometry, layouts, published, files, inspection)
 ALL = [pytest.param(situation, id=f"{kind.name}: {situation.name}") for kind in KINDS for situation in kind.situations]
 
 

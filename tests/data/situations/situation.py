@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
+from own_folders import mask
 
 from cdal.data import Dataset, open_dataset
 from cdal.data.__main__ import main
@@ -176,6 +177,14 @@ def as_partitioned_by_name(dataset: Dataset) -> None:
     assert not dataset.groups
     assert len(dataset.spec.folds) == 4
     assert [dataset.split(fold).test for fold in range(4)] == [dataset.ids[fold::4] for fold in range(4)]
+
+
+def as_drawn(folder: Path, case: Callable[[int], str], count: int = 6, number: int = 3) -> None:
+    """All cases are there, with one class, and a case has the mask that was drawn for it."""
+    dataset = opened(folder)
+    assert len(dataset.ids) == count
+    is_foreground(dataset, truth(dataset, case(number)), mask(number) > 0)
+    assert leaks(dataset, str) == []
 
 
 class Inspected(NamedTuple):
