@@ -22,6 +22,7 @@ import torch.distributed
 from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.config import PRESETS, Config, parse_setting, preset
 from cdal.data import DATASETS, open_dataset
+from cdal.data.groups import PARTS, check_own, counted, own_options
 from cdal.devices.transfer import named_device
 from cdal.devices.workers import LONGEST_WAIT, WorkerError
 from cdal.errors import DivergedError
@@ -36,10 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line(__doc__, "python -m cdal.train")
     parser.add_argument("--dataset", choices=list(DATASETS), default="phantom", help="default: phantom, which needs no data")
     parser.add_argument("--data", help="folder of the dataset")
+    parser.add_argument("--groups", metavar="FILE", help="own data: CSV with columns case and group, such as the patient")
+    parser.add_argument(
+        "--split", metavar="FILE", help="own data: nnU-Net's splits_final.json, or a table with columns fold, case and part"
+    )
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--preset", choices=PRESETS, help="start from published settings")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a setting, for example loss.adversarial=0.1"
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a setting, for example loss.adversarial=0.1, or an option of the dataset, for example dataset.size=64",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
@@ -61,8 +70,12 @@ def _train(args: argparse.Namespace, console: Console) -> int:
 
 
 def _trained(args: argparse.Namespace) -> int:
-    dataset = open_dataset(args.dataset, args.data)
-    spec = dataset.spec
+    given = own_options(args.groups, args.split)
+    check_own(args.dataset, given)
+    settings = dict(parse_setting(text) for text in args.set)
+    options = {path.removeprefix("dataset."): value for path, value in settings.items() if path.startswith("dataset.")}
+    dataset = open_dataset(args.dataset, args.data, **options | given)
+    spec, split = dataset.spec, dataset.split(args.fold)
     config = preset(args.preset) if args.preset else Config()
     config = config.replace(
         {
@@ -70,7 +83,7 @@ def _trained(args: argparse.Namespace) -> int:
             "model.mask_channels": spec.mask_channels,
             "model.image_size": spec.image_size,
         }
-    ).replace(dict(parse_setting(text) for text in args.set))
+    ).replace({path: value for path, value in settings.items() if not path.startswith("dataset.")})
     device = named_device(args.device)
     if "WORLD_SIZE" in os.environ:  # started by torchrun
         if device.type == "cuda":
@@ -82,6 +95,10 @@ def _trained(args: argparse.Namespace) -> int:
         for _ in reports:
             pass
         return DONE
+    parts = (f"{counted(split[part], dataset.groups)} {part}" for part in PARTS)
+    print(f"fold {args.fold}, {spec.folds[args.fold]}: {', '.join(parts)}")  # noqa: T201
+    for note in spec.notes:
+        print(f"note: {note}")  # noqa: T201
     for report in reports:
         values = report.values
         print(  # noqa: T201

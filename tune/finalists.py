@@ -104,7 +104,7 @@ def retrain(given: argparse.Namespace, console: Console) -> int:
     if earlier is None:
         if not given.again:
             refuse_again(before)
-        create_experiment(root, name, _describe(given, plan, contest))
+        create_experiment(root, name, _describe(given, plan, contest), plan.split_rows)
     with ends_well("the retraining", _go_on(given), console), hold(f"{root}/{name}/tune", say) as lease, notices:
         evaluations = _evaluation(root, name).begin(contest, before, again=given.again)
         _print_plan(plan, contest, name, {}, console)
@@ -215,7 +215,7 @@ def _folds(text: str, plan: Plan) -> tuple[int, ...]:
 
 def _describe(given: argparse.Namespace, plan: Plan, contest: Contest) -> dict[str, Any]:
     """For experiment.json."""
-    own = ("dataset", "space", "protocol", "resources", "versions", "git_commit")
+    own = ("dataset", "space", "groups", "protocol", "resources", "versions", "git_commit")
     of_plan = {name: value for name, value in plan.describe().items() if name in own}
     arguments = {"top": given.top or _TOP, "epochs": given.epochs, "data": plan.data}
     return of_plan | {"source": given.experiment, "arguments": arguments} | contest.to_dict()
@@ -236,8 +236,8 @@ def _print_plan(plan: Plan, contest: Contest, name: str, before: Mapping[str, Lo
     lines = [f"experiment  {name}", f"dataset     {spec.name}: {spec.protocol}"]
     for fold, split in splits.items():
         seen = len({*plan.split.train, *plan.split.validation} & {*split.test})
-        sizes = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} test"
-        lines.append(f"fold        {fold}, {spec.folds[fold]}: {sizes}" + (f"; the search saw {seen} of these" if seen else ""))
+        known = f"; the search saw {seen} of these" if seen else ""
+        lines.append(f"fold        {fold}, {spec.folds[fold]}: {plan.sizes(fold)}{known}")
     lines.append(f"seeds       {', '.join(map(str, contest.seeds))}")
     scored = sum(len(split.validation) + len(split.test) for split in splits.values()) / len(splits)
     each, whole = trainings // len(contest.finalists), 0.0
@@ -251,7 +251,7 @@ def _print_plan(plan: Plan, contest: Contest, name: str, before: Mapping[str, Lo
             tested = before[finalist.id]
             lines.append(f"            tested on {tested.when:%Y-%m-%d %H:%M} UTC in {tested.experiment}")
     lines.append(f"trainings   {trainings}, about {clock(whole / min(plan.resources.at_once, trainings))} in all")
-    lines.append(f"resources   {plan.resources}")
+    lines += [f"resources   {plan.resources}", *(f"note        {note}" for note in plan.all_notes)]
     for line in lines:
         console.print(line, markup=False)
 

@@ -74,6 +74,18 @@ def parser() -> argparse.ArgumentParser:
         dest="tries",
         help="YAML file with settings of your own, lines such as loss.adversarial: 0.1, that are tried first; repeatable",
     )
+    what.add_argument(
+        "--groups",
+        metavar="FILE",
+        help="own data: CSV with columns case and group (such as the patient); no group is in two parts of a fold (default: by the "
+        "names of folders and cases; none: each case stands alone)",
+    )
+    what.add_argument(
+        "--split",
+        metavar="FILE",
+        help="own data: the folds to use, nnU-Net's splits_final.json or a table with columns fold, case and part, such as the "
+        "folder splits of an experiment",
+    )
     what.add_argument("--fold", type=int, help="which fold's training and validation cases to use (default: 0)")
     what.add_argument("--epochs", type=int, help="length of a whole trial (default: the space's)")
     long = found.add_argument_group("how long")
@@ -187,7 +199,7 @@ def search(given: argparse.Namespace, console: Console) -> int:
         refuse_taken(root, name)
         _print_plan(plan, name, console)
         plan = _measured(plan, machine, console)
-        create_experiment(root, name, plan.describe())
+        create_experiment(root, name, plan.describe(), plan.split_rows)
     go_on = command_for("search", given, "--resume", name)
     again = command_for("search", given, "--resume", name, "--retry-failed")
     say = partial(console.print, markup=False)
@@ -219,6 +231,7 @@ def _in_short(records: list[Record]) -> str:
 
 def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> Options:
     """What was asked for; of a resumed experiment, what it was started with, and what may be changed."""
+    from cdal.data.groups import own_options
     from tune.running import Options, absolute, parse_duration, parse_gpus
     from tune.steering import granted, read_settings, read_text
 
@@ -234,7 +247,7 @@ def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> O
     if "tries" in said:
         said["tries"] = tuple(read_settings(read_text(path), path) for path in said["tries"])
     if description is None:
-        return Options(**said)
+        return Options(**said | own_options(given.groups, given.split))
     for name in said:
         if name == "tries":
             raise InputError(

@@ -142,7 +142,7 @@ def own_folds(
         sizes = ", ".join(f"{name} ({size})" for name, size in Counter(groups.values()).items())
         raise InputError(
             f"the {len(ids)} cases belong to {count} group{'s' * (count != 1)}, {sizes}; folds need at least {LEAST_GROUPS}: "
-            "bring more, or say with --groups FILE.csv which cases stand alone"
+            "bring more; or say with --groups FILE.csv what belongs together, --groups none: nothing does"
         )
     simple = tuple(partitioned_split(ids, fold) for fold in range(PARTITIONS))
     if not groups and not _left_out(simple, classes):

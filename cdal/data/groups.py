@@ -20,14 +20,14 @@ import csv
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cdal.data.dataset import Split
+from cdal.data.dataset import Split, SplitName
 from cdal.errors import InputError, short
 
-PARTS = ("train", "validation", "test")
+PARTS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _LEAST_KEYS = 3  # different beginnings, before they are taken for those of patients
 _SHOWN = 3  # groups that are shown by name
@@ -68,6 +68,12 @@ class Groups(NamedTuple):
         sizes = Counter(self.of.values())
         shown = ", ".join(f"{name} ({size})" for name, size in list(sizes.items())[:_SHOWN])
         return f"{len(self.of)} cases of {len(sizes)} groups, {self.rule}: {shown}{', ...' if len(sizes) > _SHOWN else ''}"
+
+
+def counted(cases: Collection[str], groups: Mapping[str, str]) -> str:
+    """How many cases, and of how many groups where they belong together: `40`, or `40 (10 groups)`."""
+    count = len({groups.get(case_id, case_id) for case_id in cases})
+    return f"{len(cases)} ({count} group{'s' * (count != 1)})" if groups else str(len(cases))
 
 
 def find_groups(ids: Sequence[str]) -> Groups | None:
@@ -151,9 +157,35 @@ def read_split(path: str | Path) -> list[dict[str, Any]]:
         known = {"val": "validation", "valid": "validation", "training": "train"}.get(row[part].lower(), row[part].lower())
         if known not in PARTS:
             raise InputError(f"{path}: {row[case]} is in the part {row[part]!r}; parts are {', '.join(PARTS)}")
-        name = row.get("fold_name") or f"fold {row[fold]}"
-        folds.setdefault(row[fold], {"name": name} | {each: [] for each in PARTS})[known].append(row[case])
+        folds.setdefault(row[fold], {"name": f"fold {row[fold]}"} | {each: [] for each in PARTS})[known].append(row[case])
     return [folds[number] for number in sorted(folds, key=lambda number: (len(number), number))]
+
+
+def own_options(groups: str | None, split: str | None) -> dict[str, Any]:
+    """The options `groups` and `split` of own data, as plain values, from what `--groups` and `--split` name.
+
+    Tables of folds give the groups as well, if they have a column `group`. "none" is kept for groups: each case stands alone.
+
+    Raises:
+        InputError: as `read_groups` and `read_split` do.
+    """
+    found: dict[str, Any] = {}
+    if split is not None:
+        found["split"] = read_split(split)
+        rows = [] if Path(split).suffix.lower() == ".json" else _rows(split)
+        if any(row.get("group") for row in rows):
+            case = _column(rows, _CASE_COLUMNS, split)
+            found["groups"] = {row[case]: row["group"] or row[case] for row in rows}
+    if groups is not None:
+        found["groups"] = groups if groups == "none" else read_groups(groups)
+    return found
+
+
+def check_own(dataset: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError where groups or splits are given for a dataset whose folds are published."""
+    for name in ("groups", "split"):
+        if dataset != "own" and name in options:
+            raise InputError(f"--{name} is for your own data (--dataset own); the dataset {dataset} has folds of its own")
 
 
 def splits_of(split: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[str, Split]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ class Options:
     data: str | None = None
     space: str | None = None
     sets: tuple[str, ...] = ()
+    groups: Mapping[str, str] | str | None = None
+    """The group of every case of own data; "none": each stands alone."""
+    split: Sequence[Mapping[str, Any]] | None = None
+    """Folds of own data, as `cdal.data.groups.read_split` returns them."""
     fold: int = 0
     trials: int | None = None
     epochs: int | None = None

@@ -4,11 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cdal.config import Config, parse_setting
 from cdal.data import Dataset, Split, open_dataset
+from cdal.data.groups import PARTS, check_own, counted
 from cdal.data.layouts import recognise
 from cdal.data.remote import local_folder
 from cdal.errors import InputError
@@ -128,6 +130,30 @@ class Plan:
         ids = json.dumps([self.split.train, self.split.validation, self.split.test])
         return hashlib.sha256(ids.encode()).hexdigest()
 
+    @property
+    def split_rows(self) -> list[dict[str, Any]]:
+        """For the lake: every case of every fold that the dataset has cases for."""
+        groups, rows = self.dataset.groups, []
+        for fold in range(len(self.dataset.spec.folds)):
+            with suppress(InputError):
+                split = self.dataset.split(fold)
+                rows += [
+                    {"fold": fold, "case": case, "group": groups.get(case), "part": part} for part in PARTS for case in split[part]
+                ]
+        return rows
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What was decided for the user, and what was found in the data."""
+        return (*self.notes, *self.dataset.spec.notes)
+
+    def sizes(self, fold: int, tested: str = "test") -> str:
+        """How many cases, and groups, of a fold train, validate and test."""
+        split, groups = self.dataset.split(fold), self.dataset.groups
+        return ", ".join(
+            f"{counted(split[part], groups)} {verb}" for part, verb in zip(PARTS, ("train", "validate", tested), strict=True)
+        )
+
     def describe(self) -> dict[str, Any]:
         """For experiment.json."""
         return {
@@ -139,6 +165,7 @@ class Plan:
             "seeds": {"search": self.options.seed, "training": self.published.training.seed},
             "split_sizes": {name: len(self.split[name]) for name in ("train", "validation", "test")},
             "split_hash": self.split_hash,
+            "groups": len(set(self.dataset.groups.values())) or None,
             "protocol": self.dataset.spec.protocol,
             "machines": [node._asdict() for node in self.nodes],
             "resources": asdict(self.resources),
@@ -152,7 +179,7 @@ class Plan:
 
     def lines(self, *, advice: bool = False) -> list[str]:
         """For `--dry-run`, which also says when to take the sampler and the scheduler, and for the start of a search."""
-        spec, split, config, options = self.dataset.spec, self.split, self.published, self.options
+        spec, config, options = self.dataset.spec, self.published, self.options
         until = [f"{self.trials} trials"] if self.trials is not None else []
         if options.time_budget is not None:
             until.append(f"{options.time_budget:g} s")
@@ -162,8 +189,7 @@ class Plan:
             until.append(f"the next ones gain less than {self.min_improvement:g} Dice")
         names = ", ".join(f"{control.number} {control.kind}" for control in controls(self.space))
         shown = [f"dataset     {spec.name}: {spec.protocol}"]
-        sizes = f"{len(split.train)} train, {len(split.validation)} validate, {len(split.test)} kept for testing"
-        shown += [f"fold        {self.options.fold}, {spec.folds[self.options.fold]}: {sizes}"]
+        shown += [f"fold        {options.fold}, {spec.folds[options.fold]}: {self.sizes(options.fold, 'kept for testing')}"]
         kind = f"{'volumes' if spec.volumetric else 'images'} of {spec.image_channels} channel{'s' * (spec.image_channels > 1)}"
         shown += [f"cases       {kind}, samples of {spec.image_size} px; classes {', '.join(spec.classes)}"]
         shown += [f"space       {self.space.source}"]
@@ -182,7 +208,7 @@ class Plan:
         shown += [f"            {SCHEDULERS[options.scheduler].advice}"] if advice else []
         if options.warm_start is not None:
             shown += [f"warm start  from {options.warm_start}: {self.warm_start}"]
-        return [*shown, *self.resource_lines, f"seed        {options.seed}", *(f"note        {note}" for note in self.notes)]
+        return [*shown, *self.resource_lines, f"seed        {options.seed}", *(f"note        {note}" for note in self.all_notes)]
 
     @property
     def resource_lines(self) -> list[str]:
@@ -335,6 +361,9 @@ def _choose_space(options: Options, resources: Resources) -> tuple[Space, list[s
             raise InputError(f"there is no search space for the dataset {dataset!r}; datasets with one: {', '.join(_names())}")
         space = spaces.load(name)
     changes = dict(parse_setting(item) for item in options.sets)
+    of_data = {name: value for name, value in (("groups", options.groups), ("split", options.split)) if value is not None}
+    check_own(space.dataset, of_data)
+    changes |= {f"dataset.{name}": value for name, value in of_data.items()}
     if options.epochs is not None:
         changes["training.epochs"] = options.epochs
     if "training.seed" not in space.fixed and "training.seed" not in changes:

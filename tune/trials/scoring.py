@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from cdal.checkpoint import load_model
 from cdal.data import Case, SplitName
 from cdal.data.dataset import IGNORED
+from cdal.data.geometry import resample_maps
 from cdal.evaluation import CaseResult
 from cdal.metrics import rank_correlation
 from cdal.predict import full_protocol
@@ -40,7 +40,7 @@ def score(settings: TrialSettings, folder: Path, split: SplitName = "validation"
     entropy = []
     for result in full_protocol(config, generator.to(settings.device), dataset, cases):
         results.append(_Picture.of(dataset.case(result.case_id), result))
-        rows += _case_rows(settings.number, split, result)
+        rows += _case_rows(settings.number, split, result, dataset.groups.get(result.case_id))
         entropy.append(result.mean_entropy)
     votes = rows[-1]["votes"]
     last = [row for row in rows if row["votes"] == votes]
@@ -63,7 +63,7 @@ def score(settings: TrialSettings, folder: Path, split: SplitName = "validation"
     }
 
 
-def _case_rows(number: int, split: SplitName, result: CaseResult) -> list[dict[str, Any]]:
+def _case_rows(number: int, split: SplitName, result: CaseResult, group: str | None) -> list[dict[str, Any]]:
     votes = result.scores[-1].votes
     of_all = {"entropy": result.mean_entropy, "entropy_error": result.entropy_error, "votes_used": result.votes_used}
     return [
@@ -71,6 +71,7 @@ def _case_rows(number: int, split: SplitName, result: CaseResult) -> list[dict[s
             "trial_id": trial_id(number),
             "split": split,
             "case": result.case_id,
+            "group": group,
             "class": item.class_name,
             "votes": item.votes,
             "dice": item.dice,
@@ -110,7 +111,7 @@ class _Picture:
         middle = filled[len(filled) // 2]
         image = case.image[:, middle]
         if case.native is not None:
-            resized = F.interpolate(image[None].float(), truth.shape[1:], mode="bilinear", align_corners=False)[0]
+            resized = resample_maps(image.float(), (truth.shape[1], truth.shape[2]))
             image = resized if image.is_floating_point() else resized.round().to(image.dtype)
         return cls(
             result.case_id,
