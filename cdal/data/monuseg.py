@@ -6,9 +6,10 @@ However the downloads unpack: all in one folder, or in folders of any name and d
     FOLDER/MoNuSeg 2018 Training Data/Annotations/TCGA-A7-A13E-01Z-00-DX1.xml       outlines, Aperio ImageScope
     FOLDER/MoNuSegTestData/TCGA-2Z-A9J9-01A-01-TS1.tif and .xml
 
-Instead of outlines, an image may have a mask of two values: a file of its name in a folder that is called something with mask,
-label, binary or ground truth, or a file of its name and `_mask`, `_bin_mask`, `_binary`, `_label`, `_seg` or `_segmentation`. A
-test image has one of the 14 official names, or lies in a folder that is called something with test.
+What was drawn besides nuclei (fields of view, rulers, arrows) is left out, and the notes say so. Instead of outlines, an image may
+have a mask of two values: a file of its name in a folder that is called something with mask, label, binary or ground truth, or a
+file of its name and `_mask`, `_bin_mask`, `_binary`, `_label`, `_seg` or `_segmentation`. A test image has one of the 14 official
+names, or lies in a folder that is called something with test.
 """
 
 import re
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from cdal.data.aperio import rasterise, read_regions
+from cdal.data.aperio import describe, read_instances
 from cdal.data.cache import load_cases
 from cdal.data.cases import CaseDataset
 from cdal.data.dataset import Augmentation, Case, DatasetSpec, Preparation, Source, check_whole
@@ -30,7 +31,7 @@ from cdal.data.images import ENDINGS, find_files, read_image, read_mask
 from cdal.data.preparation import prepare_image, prepare_label
 from cdal.errors import InputError
 
-_VERSION = 1  # of the reader; a higher one has cached cases decoded again
+_VERSION = 2  # of the reader; a higher one has cached cases decoded again
 _MASK_FOLDER = re.compile(r"mask|label(?!l?ed)|binary|ground.?truth", re.IGNORECASE)
 _MASK_NAME = re.compile(r"_(bin_mask|mask|binary|label|seg|segmentation)$", re.IGNORECASE)
 _TEST_FOLDER = re.compile(r"(?<!la)test", re.IGNORECASE)  # not "latest"
@@ -63,7 +64,7 @@ class MonusegDataset(CaseDataset):
         cases = load_cases(sources, partial(read_case, preparation=preparation), recipe)
         test = [source.id for source in sources if _is_test(source, folder)]
         training = [source.id for source in sources if source.id not in test]
-        outlined = sum(_is_outline(source.labels[0]) for source in sources)
+        outlines = [source.labels[0] for source in sources if _is_outline(source.labels[0])]
         spec = DatasetSpec(
             name="monuseg",
             image_channels=3,
@@ -73,11 +74,12 @@ class MonusegDataset(CaseDataset):
             folds=MONUSEG_FOLDS,
             protocol=(
                 f"{len(training)} training images (by name, the first of every {VALIDATION_EVERY} validates, the others train) and "
-                f"{len(test)} test images; {_annotations(outlined, len(sources) - outlined)}; "
+                f"{len(test)} test images; {_annotations(len(outlines), len(sources) - len(outlines))}; "
                 + (f"resized to {size} x {size}" if size else "native resolution")
                 + f", random {sample_size} px crops, flips, affine, colour jitter; any nucleus against background"
             ),
             licence="CC BY-NC-SA 4.0; cite Kumar et al. 2017 and Kumar et al. 2020",
+            notes=describe(outlines),
             preparation=preparation,
             augmentation=Augmentation(
                 flips=True, rotation=22.0, scale=(0.75, 1.25), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1
@@ -117,7 +119,8 @@ def read_case(source: Source, preparation: Preparation) -> Case:
     """An image, 8-bit RGB, with its nuclei.
 
     Raises:
-        InputError: a damaged file, another kind of image, or a mask of another shape or with other than two values.
+        InputError: a damaged file, another kind of image, outlines that do not fit it, or a mask of another shape or with other
+            than two values.
     """
     (image_path,), (label_path,) = source.images, source.labels
     pixels = read_image(image_path)
@@ -125,7 +128,7 @@ def read_case(source: Source, preparation: Preparation) -> Case:
         kind = "colour" if pixels.ndim == 3 else "grey"
         raise InputError(f"{image_path} is a {kind} image of the type {pixels.dtype}; RGB images of 8 bits are needed")
     shape = pixels.shape[:2]
-    instances = rasterise(read_regions(label_path), shape) if _is_outline(label_path) else _read_mask(label_path, shape)
+    instances = read_instances(label_path, shape) if _is_outline(label_path) else _read_mask(label_path, shape)
     prepared = prepare_label(instances, preparation)
     return Case(
         id=source.id,

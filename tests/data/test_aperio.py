@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from cdal.data.aperio import rasterise, read_regions
+from cdal.data.aperio import describe, fill, rasterise, read_instances, read_outlines, read_regions
 from cdal.data.images import read_image
 from cdal.errors import InputError
 
@@ -208,6 +208,125 @@ def test_outlines_are_read_in_file_order(tmp_path: Path) -> None:
         name = encoding.removesuffix("-sig")
         path.write_bytes(xml("<!-- Kern ä -->", TRIANGLE, declaration=f'<?xml version="1.0" encoding="{name}"?>').encode(encoding))
         assert len(read_regions(path)) == 1
+
+
+def layer(*regions: str, name: str = "", attributes: str = "") -> str:
+    inside = "".join(regions)
+    return f'<Annotation Name="{name}" Type="4"><Attributes>{attributes}</Attributes><Regions>{inside}</Regions></Annotation>'
+
+
+def slide(path: Path, *layers: str) -> Path:
+    path.write_text(f"<Annotations>{''.join(layers)}</Annotations>")
+    return path
+
+
+def drawn(outline: Region, kind: str = "0", negative: str = "0") -> str:
+    return region(*outline, attributes=f'Type="{kind}" NegativeROA="{negative}"')
+
+
+CELLS = [box(x, y, x + 6, y + 5) for x in (5, 25, 45, 65) for y in (5, 35, 65)]
+NUCLEI = [drawn(cell) for cell in CELLS]
+EXPECTED = pixels(*CELLS, shape=(80, 80))
+FIELD = box(0, 0, 76, 76)
+QUARTER = box(0, 0, 35, 42)
+OTHER_THINGS: dict[str, tuple[list[str], dict[str, int]]] = {
+    "a field in the same layer": ([layer(*NUCLEI, drawn(FIELD, "1"))], {"rectangles that frame nuclei": 1}),
+    "fields of a part each": ([layer(drawn(QUARTER, "1"), *NUCLEI, drawn(QUARTER, "1"))], {"rectangles that frame nuclei": 2}),
+    "an empty field": ([layer(*NUCLEI, drawn(box(10, 44, 40, 62), "1"))], {"rectangles that frame nuclei": 1}),
+    "a rectangle in its own layer": ([layer(*NUCLEI), layer(drawn(CELLS[0], "1"), name="2")], {"rectangles that frame nuclei": 1}),
+    "a field drawn by hand": ([layer(drawn(FIELD), name="FOV_1"), layer(*NUCLEI)], {'regions of the layer "FOV_1"': 1}),
+    "an elliptic field": ([layer(drawn(FIELD[::2], "2"), name="roi"), layer(*NUCLEI)], {'regions of the layer "roi"': 1}),
+    "rulers and arrows": (
+        [layer(drawn(FIELD[::2], "4"), drawn(FIELD[::2], "3"), *NUCLEI, drawn(FIELD[:2], "4"))],
+        {"rulers": 2, "arrows": 1},
+    ),
+    "a ruler of another program": ([layer(drawn(FIELD[::2]), name="Ruler"), layer(*NUCLEI)], {'regions of the layer "Ruler"': 1}),
+    "a tumour": ([layer(drawn(QUARTER), name="Tumor area"), layer(*NUCLEI)], {'large regions of the layer "Tumor area"': 1}),
+    "what is left out of an analysis": ([layer(*NUCLEI, drawn(FIELD, negative="1"))], {"negative regions (NegativeROA)": 1}),
+    "a described layer": (
+        [layer(drawn(FIELD), attributes='<Attribute Name="Description" Id="0" Value="field of view"/>'), layer(*NUCLEI)],
+        {'regions of the layer "field of view"': 1},
+    ),
+    "a layer named as in MoNuSAC": (
+        [layer(drawn(FIELD), attributes='<Attribute Name="Ambiguous" Id="0" Value=""/>'), layer(*NUCLEI)],
+        {'regions of the layer "Ambiguous"': 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_THINGS)
+def test_what_is_no_nucleus_is_left_out_and_told(tmp_path: Path, kind: str) -> None:
+    layers, left_out = OTHER_THINGS[kind]
+    path = slide(tmp_path / "a.xml", *layers)
+    found = read_instances(path, (80, 80))
+    assert np.array_equal(found > 0, EXPECTED > 0)
+    assert len(np.unique(found)) == len(CELLS) + 1
+    assert read_outlines(path).left_out == left_out
+    assert len(read_regions(path)) == len(CELLS)
+    plain = slide(tmp_path / "plain.xml", layer(*NUCLEI))
+    notes = describe([plain, path])
+    assert [note for note in notes if note.startswith("left out")] == sorted(
+        f"left out as no nuclei: {what} ({count}) in a.xml" for what, count in left_out.items()
+    )
+    again = slide(tmp_path / "b.xml", *layers)
+    assert all("in 2 files (a.xml, ...)" in note for note in describe([path, again]) if note.startswith("left out"))
+
+
+@pytest.mark.parametrize("name", ["", "nuclei", "Nuclei in the ROI", "Tumor", "Layer 1", "profiler"])
+def test_nuclei_in_a_layer_of_any_name(tmp_path: Path, name: str) -> None:
+    path = slide(tmp_path / "a.xml", layer(*NUCLEI[:6], name=name), layer(*NUCLEI[6:]))
+    assert np.array_equal(read_instances(path, (80, 80)), EXPECTED)
+    assert read_outlines(path).left_out == {}
+    told = (f'every region of the layers "{name}" counts as a nucleus',) if name else ()
+    assert describe([path]) == told
+
+
+def test_a_rectangle_among_outlines_may_be_a_nucleus(tmp_path: Path) -> None:
+    path = slide(tmp_path / "a.xml", layer(*NUCLEI[:-1], drawn(CELLS[-1], "1")))
+    assert np.array_equal(read_instances(path, (80, 80)), EXPECTED)
+
+
+MISFITS: dict[str, tuple[list[str], str]] = {
+    "rectangles only": (
+        [layer(*(drawn(cell, "1") for cell in CELLS))],
+        "holds rectangles and no outlines; draw nuclei with the pen",
+    ),
+    "a field only": ([layer(drawn(FIELD, "1"))], "holds rectangles and no outlines"),
+    "an unknown type": ([layer(drawn(CELLS[0], "Polygon"))], "region 1 is of the type 'Polygon', which is no outline"),
+    "an ellipse": ([layer(NUCLEI[0], drawn(CELLS[1][::2], "2"))], "region 2 is an ellipse; only outlines are read"),
+    "a field by hand in the same layer": (
+        [layer(*NUCLEI, drawn(FIELD))],
+        "(0, 0) to (76, 76) holds 12 others, so it is no nucleus",
+    ),
+    "a tissue by hand": (
+        [layer(drawn(box(0, 0, 62, 40)), *NUCLEI)],
+        "holds 6 others, so it is no nucleus; delete it in ImageScope",
+    ),
+    "outlines of a whole slide": (
+        [layer(*(drawn([(x + 9000, y + 70) for x, y in cell]) for cell in CELLS))],
+        "12 of 12 regions lie outside the image of 80 x 80 px",
+    ),
+    "twice the magnification": (
+        [layer(*(drawn([(3 * x, 3 * y) for x, y in cell]) for cell in CELLS))],
+        "10 of 12 regions lie outside the image of 80 x 80 px; they were drawn on another image",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_what_cannot_be_told_apart_is_refused(tmp_path: Path, kind: str) -> None:
+    layers, words = MISFITS[kind]
+    path = slide(tmp_path / "a.xml", *layers)
+    with pytest.raises(InputError) as caught:
+        read_instances(path, (80, 80))
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_hole_without_pixel_centre_has_no_pixel() -> None:
+    speck = np.array(box(4.1, 2.1, 4.4, 2.4))
+    assert fill(speck, (8, 10))[1].sum() == 1
+    assert not fill(speck, (8, 10), at_least_one=False)[1].any()
 
 
 ENTITIES = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))

@@ -182,6 +182,22 @@ def test_outlines_count_where_there_is_a_mask_as_well(slides: Path) -> None:
     assert open_dataset("monuseg", slides, size=0, sample_size=16).case("TCGA-A00").instances.max() == 3
 
 
+def test_what_is_no_nucleus_is_left_out_and_noted(slides: Path) -> None:
+    assert open_dataset("monuseg", slides, size=0, sample_size=16).spec.notes == ()
+    field = '<Region Type="1"><Vertices>' + "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((0, 0), (48, 0), (48, 48), (0, 48)))
+    ruler = '<Region Type="4"><Vertices><Vertex X="1" Y="46"/><Vertex X="40" Y="46"/></Vertices></Region>'
+    for name, more in (("TCGA-A03", f"{field}</Vertices></Region>"), ("TCGA-A04", ruler), ("TCGA-A05", ruler)):
+        write_text(slides / f"{name}.xml", outlines().replace("</Regions>", f"{more}</Regions>"))
+    dataset = open_dataset("monuseg", slides, size=0, sample_size=16)
+    assert dataset.spec.notes == (
+        "left out as no nuclei: rectangles that frame nuclei (1) in TCGA-A03.xml",
+        "left out as no nuclei: rulers (2) in 2 files (TCGA-A04.xml, ...)",
+    )
+    for name in ("TCGA-A03", "TCGA-A04"):
+        assert np.array_equal(dataset.case(name).label.numpy()[0], instances() > 0)
+    assert open_dataset("monuseg", slides, size=0, sample_size=16).spec == dataset.spec  # from the cache
+
+
 def test_both_kinds_of_annotation_are_told(slides: Path) -> None:
     (slides / "TCGA-A00.xml").unlink()
     write_mask(slides / "masks" / "TCGA-A00.png", binary())
@@ -256,6 +272,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "declares a document type",
     ),
     "NaN vertex": (lambda f: write_text(f / "TCGA-A03.xml", outlines([(1, np.nan, 2, 3)])), "TCGA-A03.xml", "has 'nan' as X or Y"),
+    "outlines of a whole slide": (
+        lambda f: write_text(f / "TCGA-A03.xml", outlines([(900, 900, 912, 910), (950, 900, 960, 910)])),
+        "TCGA-A03.xml",
+        "2 of 2 regions lie outside the image of 48 x 48 px",
+    ),
     "mask of another shape": (lambda f: masked(f, binary()[:-1]), "TCGA-A03_mask.png", "has the shape (47, 48), but its image has"),
     "mask of three values": (lambda f: masked(f, THREE_VALUES), "TCGA-A03_mask.png", "holds the values 0, 1, 255"),
     "mask with soft edges": (
