@@ -289,7 +289,7 @@ def _(folder: Path) -> Steps:
         (folder / "masks").mkdir(exist_ok=True)
         drawn.resize((64, 64), Image.Resampling.LANCZOS).save(folder / "masks" / f"{name}.png")
     yield
-    refusal(folder, "masks/case_0.png", "colour", "antialiased", "nearest")
+    refusal(folder, "case_", "without smoothing", "PNG", "nearest")
 
 
 @drawings.holds(

@@ -97,7 +97,7 @@ def _(folder: Path) -> Steps:
         (folder / "images").mkdir(exist_ok=True)
         pixels = np.repeat(np.full((64, 64, 1), 40 * number, np.uint8), 3, axis=2)
         pixels[:32] = 200
-        tifffile.imwrite(folder / "images" / f"case_{number}.tif", pixels, photometric="ycbcr", compression="jpeg", tile=(64, 64))
+        Image.fromarray(pixels).save(folder / "images" / f"case_{number}.tif", compression="jpeg", quality=95)
     yield
     dataset = opened(folder)
     assert dataset.spec.image_channels == 3

@@ -206,8 +206,9 @@ def ct(seed: int, metal: bool) -> Array:
     values = np.full((24, 24, 8), -1000, np.int16)
     values[4:20, 4:20] = np.random.default_rng(seed).normal(40, 15, (16, 16, 8))
     values[8:14, 8:14, 2:6] = np.random.default_rng(seed).normal(110, 20, (6, 6, 4))
+    values[18:20, 18:20] = 700  # bone
     if metal:
-        values[4:6, 4:6, :] = 3071
+        values[4:6, 4:6] = 3071
     return values
 
 
@@ -508,7 +509,7 @@ def _(folder: Path) -> Steps:
     yield
     counts = {}
     for size in (32, 64, 96, 160, 224, 256):
-        generator = Generator(ModelConfig(image_size=size, base_width=8))
+        generator = Generator.from_config(ModelConfig(image_size=size, base_width=8))
         counts[size] = sum(isinstance(module, SelfAttention) for module in generator.modules())
     assert min(counts.values()) >= 3, counts
 

@@ -337,7 +337,7 @@ def _(folder: Path) -> Steps:
     for number, name in enumerate(with_images(folder)):
         save(folder / "masks" / f"{name}.png", picture(50 + number, 64, 64))
     yield
-    refusal(folder, "masks/case_0.png", "class numbers")
+    refusal(folder, "case_", "class numbers")
 
 
 @labels.holds(

@@ -373,7 +373,7 @@ def _(folder: Path) -> Steps:
 def _(folder: Path) -> Steps:
     pairs(folder, [f"patient{patient}_slice{place:02}" for patient in (1, 2) for place in range(8)])
     yield
-    refusal(folder, "data", "group", "patient")
+    refusal(folder, "patient1", "--groups", "bring more")
 
 
 @splits.holds(
