@@ -3,18 +3,20 @@
     python -m cdal.segment --model results/NAME/tune/00005/best.safetensors --out masks images/*.png
     python -m cdal.segment --model runs/hippocampus/best.safetensors --out masks --uncertainty scan.nii.gz
 
-A volume gives a NIfTI file on its own grid, with its own affine; a 2D image gives a palette PNG of its own size. The values are
-class numbers, 0 is background. With --uncertainty, a second file holds the entropy of the votes from 0 (all agree) to 1.
+A volume, a NIfTI file or a folder of DICOM slices, gives a NIfTI file on its own grid, with its own affine, whatever slices and
+spacing the model computes on; a 2D image gives a palette PNG of its own size, upright as its EXIF data say. The values are class
+numbers, 0 is background. With --uncertainty, a second file holds the entropy of the votes from 0 (all agree) to 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,8 @@ from torch import Tensor
 from cdal.checkpoint import load_model, read_info
 from cdal.command import DONE, command_line, run
 from cdal.config import Config
-from cdal.data.dataset import DatasetSpec
+from cdal.data.dataset import DatasetSpec, Plane
+from cdal.data.geometry import from_slices, to_slices
 from cdal.data.images import read_image
 from cdal.data.preparation import prepare_image, prepare_volume
 from cdal.devices.transfer import named_device
@@ -85,22 +88,29 @@ class Segmenter:
         return Segmentation(_resized(classes, size).argmax(dim=0).byte().numpy(), _resized(uncertainty, size)[0].numpy())
 
     def volume(self, path: Path) -> tuple[Segmentation, npt.NDArray[np.float64]]:
-        """Segment a NIfTI volume; the second part is its affine. Raises InputError where the file is damaged."""
-        from cdal.data.volumes import from_dhw, read_volume, to_dhw
+        """Segment a volume; the second part is its affine. Raises InputError where a file is damaged."""
+        from cdal.data.volumes import from_dhw, read_volume, spacing_dhw, to_dhw
 
-        volume = read_volume(path)
+        volume, preparation = read_volume(path), self.spec.preparation
         array = to_dhw(volume)
         channels = array if array.ndim == 4 else array[None]
         if len(channels) != self.spec.image_channels:
             raise InputError(f"{path} has {len(channels)} channel(s); the model was trained on {self.spec.image_channels}")
-        maps = self._draw(prepare_volume(channels, self.spec.preparation), path.name)
-        return Segmentation(*(from_dhw(found.numpy(), volume) for found in maps)), volume.affine
+        try:
+            image = prepare_volume(channels, preparation, spacing_dhw(volume))
+        except InputError as error:
+            raise InputError(f"{path} {error}") from None
+        height, width = to_slices(channels, preparation.plane).shape[-2:]
+        maps = (
+            from_slices(found.numpy(), preparation.plane, channels.shape) for found in self._draw(image, path.name, (height, width))
+        )
+        return Segmentation(*(from_dhw(found, volume) for found in maps)), volume.affine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 done, 2 the input is wrong, 130 interrupted."""
     parser = command_line(__doc__, "python -m cdal.segment")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, or NIfTI volumes")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images, or NIfTI volumes and folders of DICOM slices")
     parser.add_argument("--model", type=Path, required=True, help="best.safetensors of a training or of a trial")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="where the masks go; theirs are the names of the files"
@@ -177,19 +187,36 @@ def _sound_spec(values: Any, config: Config) -> DatasetSpec:
     sides = [side for side in (*(preparation.size or ()), preparation.longest_side) if side is not None]
     if not all(isinstance(side, int) and 0 < side <= _LONGEST for side in sides):
         raise ValueError(f"no image is {short(sides)} pixels large")
+    spacing = () if preparation.spacing is None else preparation.spacing
+    windows = [window for window in preparation.windows if window is not None]
+    if preparation.plane not in get_args(Plane) or len(spacing) not in (0, 2) or not all(0 < side < math.inf for side in spacing):
+        raise ValueError(f"no slices are {short(preparation.plane)} with pixels of {short(spacing)} mm")
+    if len(preparation.windows) not in (0, spec.image_channels) or not all(
+        -math.inf < low < high < math.inf for low, high in windows
+    ):
+        raise ValueError(f"no window is {short(preparation.windows)}")
     if spec.normalise(torch.zeros(1, spec.image_channels, 1, 1)).shape[1] != spec.image_channels:
         raise ValueError("mean and std have other channels than its images")
     return spec
 
 
 def _draw(
-    config: Config, generator: Generator, spec: DatasetSpec, votes: int | None, image: Tensor, name: str
+    config: Config,
+    generator: Generator,
+    spec: DatasetSpec,
+    votes: int | None,
+    image: Tensor,
+    name: str,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Labels and entropy (D, H, W) of a prepared image (C, D, H, W), by the protocol that the model is scored with."""
+    """Labels and entropy (D, H, W) of a prepared image (C, D, H, W), by the protocol that the model is scored with.
+
+    They have the size (H, W) that is given, or else that of the image.
+    """
     settings = protocol(config, generator)
     if votes is not None and config.model.architecture != "unet":
         settings["votes"] = votes
-    found = draw_votes(image, name, spec, sampler(config, generator), **settings)
+    found = draw_votes(image, name, spec, sampler(config, generator), size=size, **settings)
     return found.labels[-1], found.entropy
 
 
@@ -199,10 +226,12 @@ def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def _is_volume(path: Path) -> bool:
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+    return path.name.lower().endswith((".nii", ".nii.gz")) or path.is_dir()
 
 
 def _stem(path: Path) -> str:
+    if path.is_dir():
+        return path.resolve().name
     name = path.name
     return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
 
