@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cdal.data import open_dataset
+from cdal.data import Dataset, open_dataset
 from cdal.data.layouts import recognise
 from cdal.errors import InputError
 
@@ -29,6 +29,18 @@ def test_what_must_come_of_it(situation: Situation, tmp_path: Path) -> None:
     situation.check(steps)
 
 
+def usable(dataset: Dataset) -> None:
+    """Raise the refusal of the first fold where all are refused."""
+    refusals = []
+    for fold in range(len(dataset.spec.folds)):
+        try:
+            dataset.split(fold)
+        except InputError as error:
+            refusals.append(error)
+    if len(refusals) == len(dataset.spec.folds):
+        raise refusals[0]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("situation", ALL)
 def test_inspect_says_of_it_what_training_would(situation: Situation, tmp_path: Path) -> None:
@@ -38,7 +50,8 @@ def test_inspect_says_of_it_what_training_would(situation: Situation, tmp_path: 
     found = inspected(folder)
     refused = ""
     try:
-        open_dataset(recognise(folder), folder)
+        dataset = open_dataset(recognise(folder), folder)
+        usable(dataset)
     except InputError as error:
         refused = str(error)
     assert (found.status == 2) == bool(refused), refused or found.error
