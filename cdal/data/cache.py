@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from cdal.caching import alone, cache_folder
 from cdal.data.dataset import Case, Source
+from cdal.errors import InputError
 from cdal.pulse import beat
 
 _FORMAT = 1  # raised when the files of an older release could not be read, or would be read wrongly
@@ -83,13 +84,45 @@ def load_cases(sources: Sequence[Source], read: Callable[[Source], Case], recipe
     return [case for case in cases if case is not None]
 
 
+def load_facts(
+    sources: Sequence[Source], look: Callable[[Source], dict[str, Any]], recipe: Mapping[str, Any]
+) -> Iterator[dict[str, Any] | InputError]:
+    """What `look` says of the files of every source, in order, as plain JSON values; or what it raised. Kept like cases are."""
+    folder = cache_folder() / "facts"
+
+    def obtain(source: Source, path: Path | None) -> dict[str, Any] | InputError:
+        if path is not None:
+            with suppress(OSError, ValueError):
+                known: dict[str, Any] = json.loads(path.with_suffix(".json").read_bytes())
+                return known
+        try:
+            facts = look(source)
+        except InputError as error:
+            return error
+        if path is not None:
+            with suppress(OSError), TemporaryDirectory(dir=folder, prefix=_UNFINISHED) as unfinished:
+                whole = Path(unfinished, path.with_suffix(".json").name)
+                whole.write_text(json.dumps(facts))
+                whole.replace(path.with_suffix(".json"))
+        return facts
+
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+    with ThreadPoolExecutor(min(_MOST_THREADS, len(os.sched_getaffinity(0)))) as pool:
+        for facts in pool.map(obtain, sources, _paths(sources, recipe, folder, pool)):
+            beat()
+            yield facts
+
+
 def _paths(sources: Sequence[Source], recipe: Mapping[str, Any], folder: Path, pool: Executor) -> list[Path | None]:
     """The file of every case in the cache; None where a source cannot be read, which `read` will tell in better words."""
     hashes = _hashes(list({path for source in sources for path in source.images + source.labels}), folder / "hashes.json", pool)
     paths: list[Path | None] = []
     for source in sources:
         images, labels = ([hashes.get(path) for path in files] for files in (source.images, source.labels))
-        name = _digest(json.dumps([_FORMAT, recipe, images, labels], sort_keys=True))
+        together = [images, labels, list(source.values)] if source.values else [images, labels]
+        name = _digest(json.dumps([_FORMAT, recipe, *together], sort_keys=True))
         paths.append(None if None in images + labels else folder / f"{name}.safetensors")
     return paths
 

@@ -19,6 +19,7 @@ from cdal.data.dataset import Case, DatasetSpec, Preparation, Source
 from cdal.data.folds import PARTITION_NAMES, PARTITIONS, partitioned_split
 from cdal.data.layouts import Layout, decathlon_layout
 from cdal.data.own import read_volume_case
+from cdal.data.own.labels import Reading
 from cdal.errors import InputError
 
 _CROP = 32  # voxels, as published
@@ -74,4 +75,7 @@ def hippocampus_layout(folder: Path) -> Layout:
 
 def hippocampus_reader(layout: Layout) -> Callable[[Source], Case]:
     """The function that decodes and checks one case."""
-    return partial(read_volume_case, channels=1, classes=len(layout.classes or ()), preparation=_PREPARATION)
+    classes = layout.classes or ()
+    labels = {number: number for number in range(1, len(classes) + 1)}
+    reading = Reading(classes=classes, labels=labels, declared="dataset.json")
+    return partial(read_volume_case, channels=1, reading=reading, preparation=_PREPARATION)

@@ -14,8 +14,8 @@ from patience import run
 from PIL import Image
 
 from cdal.data.__main__ import main
-from cdal.data.contact_sheet import contact_sheet
 from cdal.data.inspection import class_rows, fold_rows, inspect_folder, overview
+from cdal.data.inspection.contact_sheet import contact_sheet
 from cdal.errors import InputError
 
 
@@ -71,7 +71,7 @@ def test_what_a_folder_of_volumes_holds(tmp_path: Path) -> None:
     assert rows["Size"] == "12 × 14 × 6 (voxels left-right × front-back × up-down)"
     assert rows["Spacing"] == "smallest 1 × 1 × 1, median 1 × 1 × 1, largest 1 × 1 × 4 (mm, likewise)"
     assert rows["Licence"] == "CC0"
-    assert found.warnings == ["spacings up-down go from 1 to 4 mm; slices are not resampled, so objects differ in size"]
+    assert found.warnings == ["spacings up-down go from 1 to 4 mm: case_1"]
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -81,7 +81,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFix
     (folder / "masks" / "case_1.png").unlink()
     (folder / "masks" / "case_2.png").write_text("hello")
     save(folder / "masks" / "case_3.png", mask(3, 20, 20))
-    save(folder / "images" / "case_5.png", picture(5, colours=3))
+    save(folder / "images" / "case_5.png", picture(5).astype(np.uint16) * 200)
     assert main(["inspect", str(folder), "--out", str(tmp_path / "sheet.html")]) == 2
     printed = capsys.readouterr()
     page = Page((tmp_path / "sheet.html").read_text())
@@ -91,7 +91,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFix
             "images/case_1.png has no mask",
             "masks/case_2.png is no PNG, TIFF, JPEG or BMP image",
             "masks/case_3.png is 20 x 20 px, but its image case_3.png is 48 x 40 px",
-            "images/case_5.png has 3 channels, but case_4.png has 1",
+            "images/case_5.png has values of more bits, but case_4.png has 8-bit values",
         ):
             assert told.count(words) == 1
     assert printed.err == f"error: {folder} has 5 problems, listed above; put them right before training on it\n"
@@ -110,7 +110,7 @@ def test_odd_things_are_warned_of(tmp_path: Path) -> None:
     assert found.warnings == [
         "7 masks are empty: case_0, case_1, case_2, case_3, case_4 and 2 more",
         "the class value 1 is in 5 of 12 cases: case_10, case_11, case_7, case_8, case_9",
-        "the class value 2 is in 1 of 12 cases: case_8",
+        "the class value 2 is in 1 of 12 cases: case_8 (of 1 group)",
         "1 image has one value everywhere: case_5",
         "2 images are the same pixel by pixel, which flatters scores if one trains and one tests: case_3, case_9",
     ]
@@ -140,8 +140,7 @@ def test_a_volume_shows_the_slice_with_most_foreground(tmp_path: Path) -> None:
         label[0, 0, 1] = 1
         save(folder / "labelsTr" / f"case_{number}.nii.gz", label)
     found = inspect_folder(folder)
-    small = found.cases[0].thumbnail
-    assert small is not None
+    small = found.thumbnails[found.cases[0].id]
     assert small.slice == 4
     rows, columns = np.nonzero(small.label)
     assert rows.mean() < small.label.shape[0] / 3

@@ -2,7 +2,7 @@
 
 import colorsys
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from io import BytesIO
 
@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cdal.data.inspection import CaseFacts, Inspection, Thumbnail, class_rows, fold_rows, overview
+from cdal.data.dataset import IGNORED
+from cdal.data.inspection import Finding, Inspection, Thumbnail, class_rows, fold_rows, overview
 
 _COLOURS = ("#00d5ff", "#ff9d1e", "#48e07f", "#ff5fa8", "#ffe34d", "#a78bff", "#ff6b57", "#7df0d8")  # bright on grey and on tissue
 _FILL, _OUTLINE = 64, 255  # opacity
@@ -19,19 +20,22 @@ _FILL, _OUTLINE = 64, 255  # opacity
 def contact_sheet(found: Inspection) -> str:
     """The page; all text in it is escaped."""
     colours = [_colour(number) for number in range(len(found.classes))]
-    state = _list("Problems", "bad", found.problems, "to put right before training") + _list(
-        "Worth a look", "warn", found.warnings, "allowed, but perhaps not meant"
-    )
-    shown = [case for case in found.cases if case.thumbnail is not None]
+    state = _list("Problems", "bad", found.problems, "to put right before training") + _findings(found.findings)
+    state += _list("Decided for you", "note", found.notes, "options say otherwise")
+    shown = [number for number, case in enumerate(found.cases) if case.id in found.thumbnails]
     note = f"The first {len(shown)} of {len(found.cases):,} cases." if len(shown) < len(found.cases) else ""
+    odd: dict[str, list[str]] = {}
+    for finding in found.findings:
+        for case_id in finding.cases:
+            odd.setdefault(case_id, []).append(finding.kind)
     title = f"{found.folder.name}: {len(found.cases):,} cases"
     legend = "".join(
         f'<li><span class="swatch" style="--colour: {colour}"></span>{escape(name)}</li>'
         for name, colour in zip(found.classes, colours, strict=True)
     )
-    volumes = any(case.thumbnail and case.thumbnail.slice is not None for case in shown)
+    volumes = any(found.thumbnails[found.cases[number].id].slice is not None for number in shown)
     what = "Of each volume the axial slice with most foreground, front at the top, patient's right on the left. " if volumes else ""
-    figures = "\n".join(_figure(case, found.classes, colours) for case in shown)
+    figures = "\n".join(_figure(found, number, colours, odd) for number in shown)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -96,17 +100,26 @@ def _folds(rows: Sequence[Sequence[str]]) -> str:
     return f'<section class="panel"><h2>Folds</h2>{table}<p class="muted">Cases that train, validate and test.</p></section>'
 
 
-def _figure(case: CaseFacts, classes: Sequence[str], colours: Sequence[str]) -> str:
-    assert case.thumbnail is not None
-    height, width = case.thumbnail.label.shape
-    present = [name for value, name in enumerate(classes, start=1) if case.counts[value]]
-    place = "" if case.thumbnail.slice is None else f", slice {case.thumbnail.slice + 1} of {case.size[2]}"
+def _findings(found: Sequence[Finding]) -> str:
+    if not found:
+        return ""
+    items = "".join(f'<li>{escape(one.text)}<br><span class="muted">The search: {escape(one.action)}.</span></li>' for one in found)
+    what = "allowed, but perhaps not meant"
+    return f'<section class="panel warn"><h2>Worth a look <span>{len(found)}, {what}</span></h2><ul>{items}</ul></section>'
+
+
+def _figure(found: Inspection, number: int, colours: Sequence[str], odd: Mapping[str, Sequence[str]]) -> str:
+    case, counts, small = found.cases[number], found.counts[number], found.thumbnails[found.cases[number].id]
+    height, width = small.label.shape
+    present = [name for value, name in enumerate(found.classes, start=1) if counts[value]]
+    place = "" if small.slice is None else f", slice {small.slice + 1} of {case.size[2]}"
     size = " × ".join(map(str, case.size))
     tags = "" if present else ' <span class="empty">empty mask</span>'
+    tags += "".join(f' <span class="empty">{escape(kind)}</span>' for kind in odd.get(case.id, ()) if kind != "empty")
     alt = f"{case.id} with {', '.join(present) or 'no class'} marked"
     return (
-        f'<figure><div class="frame"><img src="{_picture(case.thumbnail.pixels)}" width="{width}" height="{height}" '
-        f'alt="{escape(alt)}"><img class="mask" src="{_overlay(case.thumbnail, colours)}" alt=""></div>'
+        f'<figure><div class="frame"><img src="{_picture(small.pixels)}" width="{width}" height="{height}" '
+        f'alt="{escape(alt)}"><img class="mask" src="{_overlay(small, colours)}" alt=""></div>'
         f"<figcaption><b>{escape(case.id)}</b>{size}{place}{tags}</figcaption></figure>"
     )
 
@@ -119,7 +132,7 @@ def _picture(pixels: npt.NDArray[np.uint8]) -> str:
 
 def _overlay(thumbnail: Thumbnail, colours: Sequence[str]) -> str:
     """The mask: classes filled faintly, their borders drawn fully; transparent elsewhere."""
-    label = thumbnail.label
+    label = np.where(thumbnail.label == IGNORED, 0, thumbnail.label) if thumbnail.has_ignored else thumbnail.label
     padded = np.pad(label, 1, mode="edge")
     sides = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     border = np.logical_or.reduce([side != label for side in sides])
@@ -162,6 +175,7 @@ h2 { margin: 0 0 10px; font-size: 17px; }
 section { margin: 0 0 20px; min-width: 0; }
 .panel { background: var(--surface); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px; }
 .panel.bad { border-left: 4px solid var(--bad); } .panel.bad h2 { color: var(--bad); }
+.panel.note { border-left: 4px solid var(--accent); }
 .panel.warn { border-left: 4px solid var(--warn); } .panel.warn h2 { color: var(--warn); }
 .panel ul { margin: 0; padding-left: 20px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 0 20px; }

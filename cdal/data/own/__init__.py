@@ -1,0 +1,419 @@
+"""Your own data, without code, in any layout that `cdal.data.layouts` knows.
+
+    dataset = open_dataset("own", "MyData")
+    dataset.spec.classes, dataset.spec.notes, dataset.groups
+
+All files are looked at first (`survey`), and then everything that concerns them together is decided: which values are classes,
+which slices are cut of volumes and at which spacing, which window suits a CT, which cases belong to one patient. What was decided
+stands in the notes. Images keep their channels; 8-bit ones stay bytes, CT gets one window for all, others are scaled by their
+percentiles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cdal.data.cache import load_cases
+from cdal.data.cases import CaseDataset
+from cdal.data.dataset import Augmentation, Case, DatasetSpec, LabelArray, Preparation, Source, check_whole
+from cdal.data.folds import LEAST_GROUPS, Folds, own_folds
+from cdal.data.geometry import Grid, choose_plane, choose_spacing, resampled_size, sliced, to_slices
+from cdal.data.groups import Groups, find_groups, given_groups, read_groups, read_split, splits_of
+from cdal.data.layouts import Layout, find_layout, plain
+from cdal.data.own.labels import Instances, Reading, decide
+from cdal.data.own.pairs import Pair, read_pair
+from cdal.data.own.survey import CaseFacts, survey
+from cdal.data.preparation import (
+    choose_window,
+    is_ct,
+    prepare_image,
+    prepare_label,
+    prepare_volume,
+    prepare_volume_label,
+    prepared_size,
+)
+from cdal.errors import InputError
+
+_STEP, _LARGEST_SAMPLE = 32, 256  # pixels
+_AUGMENTATION = Augmentation(rotation=15, scale=(0.85, 1.15), brightness=0.2, contrast=0.2)  # no flips: left and right may matter
+NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may say of own data, see `OwnDataset`."""
+
+    longest_side: int = 512
+    sample_size: int = 0
+    groups: Mapping[str, str] | str | None = None
+    split: Sequence[Mapping[str, Any]] | str | None = None
+    instances: bool | None = None
+    ignore_label: int | None = None
+    resample: bool = True
+
+    def __post_init__(self) -> None:
+        check_whole("own", "longest_side", self.longest_side, 16, 8192)
+        if self.sample_size != 0:
+            check_whole("own", "sample_size", self.sample_size, 16, 1024)
+        if self.ignore_label is not None:
+            check_whole("own", "ignore_label", self.ignore_label, 0, 65535)
+        for name in ("instances", "resample"):
+            if getattr(self, name) not in (None, True, False):
+                raise InputError(f"option {name} of own is {getattr(self, name)!r}; it must be true or false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """All that is decided of a folder before its cases are prepared."""
+
+    sources: list[Source]
+    """In the order of their ids."""
+    spec: DatasetSpec
+    reading: Reading
+    declared_channels: int | None
+    folds: Folds
+    groups: Mapping[str, str]
+
+
+class OwnDataset(CaseDataset):
+    """The cases of a folder in a known layout."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        longest_side: int = 512,
+        sample_size: int = 0,
+        groups: Mapping[str, str] | str | None = None,
+        split: Sequence[Mapping[str, Any]] | str | None = None,
+        instances: bool | None = None,
+        ignore_label: int | None = None,
+        resample: bool = True,
+    ) -> None:
+        """Decode and check every case.
+
+        Args:
+            folder: where the files are.
+            longest_side: larger 2D images are reduced until their longer side has this many pixels.
+            sample_size: side of the training samples, pixels; 0 takes the smallest multiple of 32 that holds every image or slice,
+                256 at most.
+            groups: the group of every case, such as its patient, or a CSV file with them; "none": every case stands alone. None
+                takes those that the folder or the names of the cases tell.
+            split: the folds to use, or a file with them, see `cdal.data.groups.read_split`; None takes those that the folder gives,
+                or cuts new ones.
+            instances: whether objects are told apart and scored; false reads numbered objects as classes. None: numbered objects
+                are recognised, and read as one class.
+            ignore_label: the value of pixels that nobody judged; 0: there is none. None recognises it.
+            resample: whether volumes are resampled to their median spacing within a slice, where they differ.
+
+        Raises:
+            InputError: an option out of its range, or anything wrong with the folder or a file; the message names it.
+        """
+        options = Options(
+            longest_side=longest_side, sample_size=sample_size, groups=groups, split=split, instances=instances,
+            ignore_label=ignore_label, resample=resample,
+        )  # fmt: skip
+        layout = find_layout(folder)
+        if layout.problems:
+            raise InputError(layout.problems[0])
+        facts = []
+        for found in survey_of(layout):
+            if isinstance(found, InputError):
+                raise found
+            facts.append(found)
+        decisions = decide_all(folder, layout, facts, options)
+        read = partial(read_case, decisions=decisions)
+        cases = load_cases(decisions.sources, read, recipe(decisions))
+        super().__init__(decisions.spec, cases, decisions.folds.split, groups=decisions.groups)
+
+
+def survey_of(layout: Layout) -> Any:
+    """The facts of the cases of a layout, or what is wrong with each, in the order of their ids."""
+    return survey(sorted_sources(layout), channels=_declared(layout.channels), names=layout.classes or ())
+
+
+def sorted_sources(layout: Layout) -> list[Source]:
+    """The cases of a layout in the order of their ids."""
+    return sorted(layout.sources, key=lambda source: source.id)
+
+
+def decide_all(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: Options) -> Decisions:
+    """What the facts of all cases say together.
+
+    Raises:
+        InputError: cases that do not go together, masks whose values mean nothing, or splits that cannot be.
+    """
+    known = {case.id for case in facts}
+    sources = [source for source in sorted_sources(layout) if source.id in known]
+    if wrong := disagreements(sources, facts):
+        raise InputError(wrong[0])
+    reading = read_labels(folder, layout, facts, options)
+    if wrong := refusals(reading, sources, facts):
+        raise InputError(wrong[0])
+    channels = max(case.form.channels for case in facts)
+    preparation = _volumes(layout, facts, channels, options) if layout.volumetric else _images(facts, options)
+    groups, by = _groups(layout, facts, options)
+    ids = [case.id for case in facts]
+    asked = read_split(options.split) if isinstance(options.split, str) else options.split
+    splits = splits_of(asked, ids) if asked else layout.splits
+    folds = own_folds(ids, groups, {case.id: reading.present(case.mask) for case in facts}, splits, asked=bool(asked))
+    longest = max(max(_size(case, preparation)) for case in facts)
+    size = options.sample_size or min(-(-longest // _STEP) * _STEP, _LARGEST_SAMPLE)
+    notes = (*layout.notes, *_notes(facts, preparation), *reading.notes, *by, *folds.notes)
+    spec = DatasetSpec(
+        name=re.sub(r"[^\w.-]+", "_", plain(folder.resolve().name)) or "own",
+        image_channels=channels,
+        classes=reading.classes,
+        image_size=size,
+        volumetric=layout.volumetric,
+        folds=folds.names,
+        protocol=_protocol(layout, facts, preparation, size, folds),
+        licence=layout.licence,
+        preparation=preparation,
+        augmentation=_AUGMENTATION,
+        has_ignored=reading.has_ignored,
+        notes=tuple(map(plain, notes)),
+    )
+    return Decisions(
+        sources=sources, spec=spec, reading=reading, declared_channels=_declared(layout.channels), folds=folds, groups=groups
+    )
+
+
+def read_case(source: Source, decisions: Decisions) -> Case:
+    """Decode a case and prepare it as was decided.
+
+    Raises:
+        InputError: files that are damaged, do not fit each other, or hold values that nothing explains.
+    """
+    spec, reading = decisions.spec, decisions.reading
+    pair = read_pair(
+        source, channels=decisions.declared_channels, coloured=reading.coloured, names=spec.classes if reading.declared else ()
+    )
+    label, instances = reading(pair.values, source.labels[0])
+    if spec.volumetric:
+        return _volume_case(source, pair, label, instances, spec.preparation)
+    pixels = pair.image[0, 0] if len(pair.image) == 1 else np.moveaxis(pair.image[:, 0], 0, 2)
+    return Case(
+        id=source.id,
+        image=prepare_image(pixels, spec.preparation, spec.image_channels),
+        label=prepare_label(label[0], spec.preparation),
+        instances=None if instances is None else prepare_label(instances[0], spec.preparation),
+    )
+
+
+def _volume_case(source: Source, pair: Pair, label: LabelArray, instances: Instances | None, preparation: Preparation) -> Case:
+    assert pair.spacing is not None
+    try:
+        prepared, native = prepare_volume_label(label, preparation, pair.spacing)
+        image = prepare_volume(pair.image, preparation, pair.spacing)
+    except InputError as error:
+        raise InputError(f"{source.images[0]} {error}") from None
+    return Case(
+        id=source.id,
+        image=image,
+        label=prepared,
+        spacing=sliced(Grid(label.shape, pair.spacing), preparation.plane).spacing,
+        instances=None if instances is None else torch.from_numpy(np.ascontiguousarray(to_slices(instances, preparation.plane))),
+        native=native,
+    )
+
+
+def read_volume_case(source: Source, *, channels: int | None, reading: Reading, preparation: Preparation) -> Case:
+    """A case from NIfTI files, on its own grid.
+
+    Raises:
+        InputError: files that are damaged, do not fit each other, or do not hold what is declared.
+    """
+    pair = read_pair(source, channels=channels)
+    return _volume_case(source, pair, reading(pair.values, source.labels[0])[0], None, preparation)
+
+
+def recipe(decisions: Decisions) -> dict[str, Any]:
+    """All that decides the prepared cases besides the bytes of their files, for the cache."""
+    preparation = decisions.spec.preparation
+    return {
+        "reader": "own",
+        "version": 2,
+        "channels": [decisions.declared_channels, decisions.spec.image_channels],
+        "labels": decisions.reading.recipe(),
+        "preparation": [preparation.longest_side, preparation.windows, preparation.plane, preparation.spacing],
+    }
+
+
+def read_labels(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: Options) -> Reading:
+    """What the values of all masks mean. Raises InputError where they mean nothing."""
+    return decide(
+        [case.mask for case in facts],
+        layout.labels,
+        layout.ignored,
+        where=f"the masks in {folder}",
+        files=[source.labels[0] for source in sorted_sources(layout) if source.id in {case.id for case in facts}],
+        volumetric=layout.volumetric,
+        instances=options.instances,
+        ignore_label=options.ignore_label,
+    )
+
+
+def refusals(reading: Reading, sources: Sequence[Source], facts: Sequence[CaseFacts]) -> list[str]:
+    """A sentence for every mask with a value that nothing declares."""
+    found = (reading.refusal(case.mask, source.labels[0]) for source, case in zip(sources, facts, strict=True))
+    return [sentence for sentence in found if sentence]
+
+
+def disagreements(sources: Sequence[Source], facts: Sequence[CaseFacts]) -> list[str]:
+    """A sentence for every case whose image has another form than the first one; grey and RGB images go together."""
+    first, first_name = facts[0].form, sources[0].images[0].name
+    colours = {case.form.channels for case in facts} <= {1, 3} and not any(case.spacing for case in facts)
+    found = []
+    for source, case in zip(sources, facts, strict=True):
+        if case.form.channels != first.channels and not colours:
+            mine, theirs = _count(case.form.channels, "channel"), str(first.channels)
+        elif case.form.is_bytes != first.is_bytes and case.spacing is None:
+            mine, theirs = ("8-bit values" if one.is_bytes else "values of more bits" for one in (case.form, first))
+        else:
+            continue
+        found.append(f"{source.images[0]} has {mine}, but {first_name} has {theirs}; all images of a dataset need the same")
+    return found
+
+
+def _images(facts: Sequence[CaseFacts], options: Options) -> Preparation:
+    if facts[0].form.is_bytes:
+        return Preparation(longest_side=options.longest_side, scaling="bytes", mean=(127.5,), std=(127.5,))
+    return Preparation(longest_side=options.longest_side, scaling="percentiles")
+
+
+def _volumes(layout: Layout, facts: Sequence[CaseFacts], channels: int, options: Options) -> Preparation:
+    grids = [Grid(*case.grid) for case in facts]
+    plane = choose_plane(grids)
+    windows = []
+    for channel in range(channels):
+        name = layout.channels[channel] if layout.channels else None
+        ct = all(is_ct(name, case.low, case.high, case.dtype) for case in facts)
+        samples = [np.array(case.sample[channel], np.float32) for case in facts if channel < len(case.sample)]
+        windows.append(choose_window(samples) if ct else None)
+    return Preparation(
+        scaling="percentiles",
+        windows=tuple(windows) if any(windows) else (),
+        plane=plane,
+        spacing=choose_spacing(grids, plane) if options.resample else None,
+    )
+
+
+def _groups(layout: Layout, facts: Sequence[CaseFacts], options: Options) -> tuple[dict[str, str], list[str]]:
+    """What cases belong to, and how it is known, in words."""
+    ids = [case.id for case in facts]
+    told: list[str] = []
+    found: Groups | None = None
+    if options.groups == NONE:
+        pass
+    elif options.groups is not None:
+        given = read_groups(options.groups) if isinstance(options.groups, str) else options.groups
+        found, told = given_groups(ids, given)
+    elif layout.groups:
+        found = Groups({case_id: layout.groups.get(case_id, case_id) for case_id in ids}, "by their folders")
+    else:
+        found = find_groups(ids)
+    groups = found.of if found else {}
+    if found:
+        told = [f"{found}; no group is in two parts of a fold; --groups FILE.csv says otherwise", *told]
+    return _with_copies(groups, facts, told), told
+
+
+def _with_copies(groups: dict[str, str], facts: Sequence[CaseFacts], told: list[str]) -> dict[str, str]:
+    """Groups where cases with the same image belong together as well."""
+    same: dict[str, list[str]] = {}
+    for case in facts:
+        if case.low < case.high:
+            same.setdefault(case.digest, []).append(case.id)
+    copies = [ids for ids in same.values() if len({groups.get(case_id, case_id) for case_id in ids}) > 1]
+    if not copies:
+        return groups
+    joined = {case.id: groups.get(case.id, case.id) for case in facts}
+    for ids in copies:
+        names = {joined[case_id] for case_id in ids}
+        joined = {case_id: min(names) if group in names else group for case_id, group in joined.items()}
+    if len(set(joined.values())) < LEAST_GROUPS:
+        return groups
+    told.append(
+        f"{_count(len(copies), 'image')} came under several names, {' and '.join(copies[0][:3])} the first: they stay in one "
+        "part of every fold"
+    )
+    return joined
+
+
+def _notes(facts: Sequence[CaseFacts], preparation: Preparation) -> list[str]:
+    """What was decided of images and grids."""
+    told = []
+    channels = {case.form.channels for case in facts}
+    if len(channels) > 1:
+        grey = [case.id for case in facts if case.form.channels == 1]
+        told.append(f"{len(grey)} of {len(facts)} images are grey, the others RGB: all are read as RGB ({_names(grey)})")
+    turned = [case.id for case in facts if case.turned]
+    if turned:
+        told.append(
+            f"{_count(len(turned), 'image')} would have been turned as EXIF tells, but the masks fit the pixels as stored, which "
+            f"are used ({_names(turned)})"
+        )
+    if preparation.plane != "axial":
+        told.append(f"slices are {preparation.plane} ones: voxels are coarsest, or fewest, across them")
+    if preparation.spacing is not None:
+        told.append(
+            f"spacings differ: slices are resampled to {' x '.join(f'{side:.3g}' for side in preparation.spacing)} mm, their "
+            "median; results are on the grids of the files; --set dataset.resample=false keeps those"
+        )
+    for channel, window in enumerate(preparation.windows):
+        if window is not None:
+            told.append(
+                f"channel {channel} is CT: values from {window[0]:g} to {window[1]:g}, the 0.5th and 99.5th percentile of all "
+                "foreground, become -1 to 1 in every case"
+            )
+    return told
+
+
+def _size(case: CaseFacts, preparation: Preparation) -> tuple[int, int]:
+    """(H, W) of the slices of a case, once it is prepared."""
+    if case.spacing is None:
+        width, height = case.size
+        return prepared_size((height, width), preparation)
+    grid = sliced(Grid(*case.grid), preparation.plane)
+    return resampled_size(grid.shape[1:], grid.spacing[1:], preparation.spacing)
+
+
+def _protocol(layout: Layout, facts: Sequence[CaseFacts], preparation: Preparation, size: int, folds: Folds) -> str:
+    if layout.volumetric:
+        grid = "on their own grid" if preparation.spacing is None else "resampled in the slice to their median spacing"
+        what = f"{len(facts)} volumes, LPI, {grid}; {preparation.plane} slices"
+    else:
+        what = f"{len(facts)} images, reduced to at most {preparation.longest_side} px where larger; crops"
+    if preparation.windows:
+        values = "CT in one window for all cases"
+    elif preparation.scaling == "bytes":
+        values = "8-bit values"
+    else:
+        values = "values from the 0.5th to the 99.5th percentile of each case"
+    change = _AUGMENTATION
+    return (
+        f"own data ({layout.kind}): {what} of {size} px, centred on foreground and background alike; {values} to [-1, 1]; "
+        f"turned by up to {change.rotation:g} degrees, scaled by {change.scale[0]} to {change.scale[1]}, brightness and contrast "
+        f"changed by up to {change.brightness:.0%}, no flips; {folds.rule}"
+    )
+
+
+def _declared(names: Sequence[str] | None) -> int | None:
+    return None if names is None else len(names)
+
+
+def _names(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,129 @@
+"""The image and the mask of one case, with the values that their files hold.
+
+    pair = read_pair(source)
+    pair.image, pair.values        # (C, D, H, W), (D, H, W)
+
+Nothing is decided here but which pixel of the mask belongs to which pixel of the image: files of one case have the same grid, and
+an image that a camera stored turned (EXIF) is turned upright, unless its mask was drawn on the pixels as stored.
+
+Axes: C image channels, D slices, H and W pixels; of a volume (inferior, left, posterior).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cdal.data.dataset import Source
+from cdal.data.images import ColoursError, orientation, read_image, read_mask
+from cdal.data.layouts import VOLUME_ENDINGS
+from cdal.data.own.labels import Values
+from cdal.errors import InputError
+
+_LOSSY = (".jpg", ".jpeg")
+
+
+class Pair(NamedTuple):
+    """What the files of a case hold."""
+
+    image: npt.NDArray[Any]
+    """(C, D, H, W)."""
+    values: Values
+    """(D, H, W)."""
+    spacing: tuple[float, float, float] | None
+    """Distance of neighbouring voxels along D, H and W, mm; None of images."""
+    coloured: bool = False
+    """Values are 65536 red + 256 green + blue."""
+    lossy: bool = False
+    """The mask was stored as JPEG."""
+    objects: bool = False
+    """The mask was put together from files that hold an object each: values number them."""
+    turned: bool = False
+    """The image tells that it is stored turned, but its mask fits the pixels as they are stored."""
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file, or a folder of DICOM slices, holds a volume."""
+    return path.name.lower().endswith(VOLUME_ENDINGS) or path.is_dir()
+
+
+def read_pair(source: Source, *, channels: int | None = None, coloured: bool | None = None, names: Sequence[str] = ()) -> Pair:
+    """Decode and check the files of a case.
+
+    Args:
+        source: the files.
+        channels: how many dataset.json declares, if it does.
+        coloured: whether masks are read as colours; None finds out.
+        names: the classes of outlines in JSON, in their order.
+
+    Raises:
+        InputError: files that are damaged, do not fit each other, or do not hold what is declared.
+    """
+    return _read_volumes(source, channels) if is_volume(source.images[0]) else _read_images(source, channels, coloured, names)
+
+
+def _read_volumes(source: Source, channels: int | None) -> Pair:
+    from cdal.data.volumes import read_labelled  # needs nibabel, which images do without
+
+    masks = []
+    for label in source.labels:
+        image, values, spacing = read_labelled(Source(id=source.id, images=source.images, labels=(label,)), channels)
+        masks.append(values)
+    values, objects = _together(masks, source)
+    return Pair(image, values, spacing, objects=objects)
+
+
+def _read_images(source: Source, channels: int | None, coloured: bool | None, names: Sequence[str]) -> Pair:
+    parts = [read_image(path) for path in source.images]
+    for path, part in zip(source.images, parts, strict=True):
+        if part.shape[:2] != parts[0].shape[:2]:
+            raise InputError(f"{path} is {_size(part)}, but {source.images[0].name} of the same case is {_size(parts[0])}")
+    pixels = parts[0] if len(parts) == 1 else np.dstack(parts)
+    count = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if channels is not None and count != channels:
+        raise InputError(f"{source.images[0]} has {count} channel{'s' * (count != 1)}; dataset.json names {channels}")
+    masks, coloured = _read_masks(source.labels, coloured)
+    turned = False
+    for path, values in zip(source.labels, masks, strict=True):
+        if values.shape == pixels.shape[:2]:
+            continue
+        stored = read_image(source.images[0], upright=False) if orientation(source.images[0]) != 1 and len(parts) == 1 else None
+        if stored is None or values.shape != stored.shape[:2]:
+            raise InputError(f"{path} is {_size(values)}, but its image {source.images[0].name} is {_size(pixels)}")
+        pixels, turned = stored, True
+    values, objects = _together(masks, source)
+    lossy = any(path.suffix.lower() in _LOSSY for path in source.labels)
+    return Pair(_as_case(pixels), values[None], None, coloured, lossy, objects, turned)
+
+
+def _read_masks(paths: Sequence[Path], coloured: bool | None) -> tuple[list[npt.NDArray[Any]], bool]:
+    """Masks (H, W), and whether as colours; None finds out."""
+    if not coloured:
+        try:
+            return [read_mask(path) for path in paths], False
+        except ColoursError:
+            if coloured is False:
+                raise
+    return [read_mask(path, colours=True) for path in paths], True
+
+
+def _together(masks: Sequence[npt.NDArray[Any]], source: Source) -> tuple[Values, bool]:
+    """One mask of several: each file's own class where the source gives it, or else a number for the object in each file."""
+    if len(masks) == 1 and not source.values:
+        return masks[0], False
+    together = np.zeros(masks[0].shape, np.int32)
+    for number, mask in enumerate(masks):
+        together[mask > max(int(mask.max()), 1) / 2] = source.values[number] if source.values else number + 1
+    return together, not source.values
+
+
+def _as_case(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(H, W) or (H, W, C) as (C, 1, H, W)."""
+    planes = pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(np.moveaxis(pixels, 2, 0))
+    return planes[:, None]
+
+
+def _size(pixels: npt.NDArray[Any]) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]} px"
