@@ -48,7 +48,7 @@ def _(folder: Path) -> Steps:
 
 @drawings.holds(
     "lesions in red and green (BUS-UCLM)",
-    "http://preview-www.nature.com/articles/s41597-025-04562-3",
+    "https://www.nature.com/articles/s41597-025-04562-3",
     "a class per colour, named #rrggbb",
 )
 def _(folder: Path) -> Steps:
@@ -62,7 +62,11 @@ def _(folder: Path) -> Steps:
         is_class(dataset, name, truth(dataset, f"case_{number}"), mask(number, 64, 64) > 0)
 
 
-@drawings.holds("colour masks saved as JPEG", "https://github.com/heyoeyo/muggled_sam/issues/14", "refused: the colours are lost")
+@drawings.holds(
+    "colour masks saved as JPEG",
+    "https://github.com/GeorgeSeif/Semantic-Segmentation-Suite/issues/202",
+    "refused: the colours are lost",
+)
 def _(folder: Path) -> Steps:
     for number, name in enumerate(with_images(folder)):
         colours = np.array([(0, 0, 0), GREEN, RED, BLUE], np.uint8)
@@ -323,7 +327,7 @@ def _(folder: Path) -> Steps:
     for part, count in (("train", 6), ("valid", 2), ("test", 2)):
         names = [f"{part}{number}_jpg.rf.0a1b.png" for number in range(count)]
         for number, name in enumerate(names):
-            save(folder / part / name, picture(number + len(part), 40, 48, 3))
+            save(folder / part / name, picture(number + ord(part[-1]), 40, 48, 3))
         categories = [(0, "cells"), (1, "cell")]  # Roboflow begins with a category that stands over all
         content = coco(names, categories)
         content["annotations"] = [one for one in content["annotations"] if one["category_id"] == 1]

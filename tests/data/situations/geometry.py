@@ -23,6 +23,7 @@ from .situation import (
     refusal,
     said,
     truth,
+    warned,
 )
 
 geometry = Kind("geometry")
@@ -136,7 +137,7 @@ def _(folder: Path) -> Steps:
     assert sorted(np.flatnonzero(label.any(axis=(1, 2)))) in ([2, 3, 4], [3, 4, 5])
 
 
-@geometry.holds("a coronal series", "https://github.com/MIC-DKFZ/nnUNet/issues/302", "slices are cut across the coarsest axis")
+@geometry.holds("a coronal series", "https://github.com/MIC-DKFZ/nnUNet/issues/455", "slices are cut across the coarsest axis")
 def _(folder: Path) -> Steps:
     series(folder, (40, 8, 36), np.diag([-1.0, -4.0, -1.0, 1.0]))
     yield
@@ -144,6 +145,22 @@ def _(folder: Path) -> Steps:
     assert dataset.spec.preparation.plane == "coronal"
     assert dataset.case("case_0").image.shape[1] == 8
     assert dataset.case("case_0").spacing == (4, 1, 1)
+
+
+@geometry.holds(
+    "sagittal series among axial ones",
+    "https://github.com/MIC-DKFZ/nnUNet/issues/2400",
+    "inspect tells which, or they are refused",
+)
+def _(folder: Path) -> Steps:
+    series(folder, (40, 36, 8), np.diag([-1.0, -1.0, -5.0, 1.0]), 7)
+    label = np.zeros((8, 40, 36), np.uint8)
+    label[2:5, 10:21, 9:19] = 1
+    sagittal = np.diag([-5.0, -1.0, -1.0, 1.0])
+    nifti(folder / "images" / "case_3.nii.gz", volume(3, 8, 40, 36), sagittal)
+    nifti(folder / "labels" / "case_3.nii.gz", label, sagittal)
+    yield
+    warned(folder, "case_3", "spacing|sagittal|plane")
 
 
 @geometry.holds("isotropic volumes", ISSUE, "axial, on their own grid, as ever")
@@ -335,7 +352,7 @@ def _(folder: Path) -> Steps:
         said(dataset, "sform", "qform")
 
 
-@geometry.holds("a label of four axes (X, Y, Z, 1)", "https://github.com/TorchIO-project/torchio/issues/265", "read as a volume")
+@geometry.holds("a label of four axes (X, Y, Z, 1)", "https://github.com/nipy/nibabel/issues/299", "read as a volume")
 def _(folder: Path) -> Steps:
     label = series(folder, (20, 24, 18))
     nifti(folder / "labels" / "case_2.nii.gz", label[..., None])
@@ -355,7 +372,7 @@ def _(folder: Path) -> Steps:
 
 
 @geometry.holds(
-    "NaN outside of the brain", "https://github.com/prs-eth/Marigold/issues/111", "refused with a remedy, or read without a NaN"
+    "NaN outside of the brain", "https://github.com/Project-MONAI/MONAI/issues/1846", "refused with a remedy, or read without a NaN"
 )
 def _(folder: Path) -> Steps:
     series(folder, (20, 24, 18))
@@ -380,7 +397,7 @@ def _(folder: Path) -> Steps:
 
 
 @geometry.holds(
-    "big-endian files of old scanners' tools", "https://github.com/nipy/nibabel/issues/1001", "read with the same numbers"
+    "big-endian files of old scanners' tools", "https://github.com/Project-MONAI/MONAI/pull/2326", "read with the same numbers"
 )
 def _(folder: Path) -> Steps:
     label = series(folder, (20, 24, 18))
@@ -393,7 +410,7 @@ def _(folder: Path) -> Steps:
     is_foreground(dataset, truth(dataset, "case_2"), label.transpose(2, 0, 1) > 0)
 
 
-@geometry.holds("voxels of colours (RGB24)", "https://github.com/nipy/nibabel/issues/1001", "refused, or read as three channels")
+@geometry.holds("voxels of colours (RGB24)", "https://github.com/nipy/nibabel/issues/979", "refused, or read as three channels")
 def _(folder: Path) -> Steps:
     colours = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
     for number in range(5):
@@ -443,7 +460,7 @@ def _(folder: Path) -> Steps:
     refusal(folder, "masks/case_0.png", "40 x 48")
 
 
-@geometry.holds("a stack of pages as a volume", "https://github.com/stardist/stardist/issues/188", "refused: names the conversion")
+@geometry.holds("a stack of pages as a volume", "https://github.com/MouseLand/cellpose/issues/559", "refused: names the conversion")
 def _(folder: Path) -> Steps:
     for number in range(5):
         (folder / "images").mkdir(exist_ok=True)
@@ -473,7 +490,7 @@ def _(folder: Path) -> Steps:
         said(dataset, "case_4|grey")
 
 
-@geometry.holds("print colours (CMYK)", "https://github.com/open-mmlab/mmsegmentation/issues/2102", "refused: save as RGB")
+@geometry.holds("print colours (CMYK)", "https://github.com/open-mmlab/mmsegmentation/issues/3567", "refused: save as RGB")
 def _(folder: Path) -> Steps:
     for number in range(6):
         (folder / "images").mkdir(exist_ok=True)

@@ -92,7 +92,7 @@ def _(folder: Path) -> Steps:
     warned(folder, "case_08", "bright|intensit|values|modalit")
 
 
-@inspection.holds("near-copies", "https://ar5iv.labs.arxiv.org/html/2312.07273", "told: both names")
+@inspection.holds("near-copies", "https://arxiv.org/abs/2312.07273", "told: both names")
 def _(folder: Path) -> Steps:
     scenes(folder)
     image = scene(2)[0].astype(int) + np.random.default_rng(0).integers(-1, 2, (64, 64))

@@ -1,6 +1,7 @@
 """What the values of masks mean: classes, objects, pixels that nobody judged, soft edges, colours, outlines."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +330,7 @@ def _(folder: Path) -> Steps:
 def _(folder: Path) -> Steps:
     labelled_volumes(folder, np.linspace(-1024, 1500, 12 * 14 * 6).astype(np.int16).reshape(12, 14, 6))
     yield
-    refusal(folder, "labels/case_0.nii.gz", "whole class numbers", "class numbers", "label")
+    refusal(folder, "case_0.nii.gz", "whole class numbers")
 
 
 @labels.holds("photographs in masks/", "https://github.com/xuebinqin/U-2-Net/issues/202", "refused: continuous values")
@@ -436,7 +437,7 @@ def _(folder: Path) -> Steps:
         said(dataset, "half|0.5|128")
 
 
-@labels.holds("masks of 16 bits, 0 and 65535", "https://github.com/imageio/imageio/issues/355", "one class, or refused")
+@labels.holds("masks of 16 bits, 0 and 65535", "https://github.com/wkentaro/labelme/issues/68", "one class, or refused")
 def _(folder: Path) -> Steps:
     for number, name in enumerate(with_images(folder)):
         save(folder / "masks" / f"{name}.png", (mask(number, 64, 64) > 0) * np.uint16(65535))
@@ -485,3 +486,49 @@ def _(folder: Path) -> Steps:
     if dataset is not None:
         is_foreground(dataset, truth(dataset, "Image_02L"), mask(2) > 0)
         said(dataset, "2ndHO")
+
+
+def with_palette(path: Path, colours: npt.NDArray[Any], order: Sequence[tuple[int, int, int]]) -> None:
+    """A PNG of indices into a palette whose colours come in this order."""
+    indices = np.zeros(colours.shape[:2], np.uint8)
+    for number, colour in enumerate(order):
+        indices[(colours == colour).all(axis=2)] = number
+    image = Image.fromarray(indices, "P")
+    image.putpalette([value for colour in order for value in colour])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@labels.holds(
+    "palettes that differ from mask to mask",
+    "https://github.com/NVIDIA/DIGITS/issues/1676",
+    "classes by colour, or refused; an index alone means nothing",
+)
+def _(folder: Path) -> Steps:
+    table = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+    black, red, green = (tuple(map(int, colour)) for colour in table)
+    for number, name in enumerate(with_images(folder)):
+        drawn = mask(number, 64, 64, (1, 2))
+        with_palette(folder / "masks" / f"{name}.png", table[drawn], (black, red, green) if number % 2 else (black, green, red))
+    yield
+    dataset = opened_or_refused(folder, "case_", "palette")
+    if dataset is not None:
+        where = [{int(value) for value in truth(dataset, f"case_{n}")[mask(n, 64, 64, (1, 2)) == 1]} for n in range(6)]
+        assert all(len(values) == 1 for values in where)
+        assert len(set.union(*where)) == 1, "what is red is one class in some masks and another in others"
+
+
+@labels.holds(
+    "a palette that begins with white",
+    "https://github.com/NVIDIA/DIGITS/issues/1476",
+    "white is the object, as it is shown; or refused",
+)
+def _(folder: Path) -> Steps:
+    white, black = (255, 255, 255), (0, 0, 0)
+    for number, name in enumerate(with_images(folder)):
+        shown = np.repeat(mask(number, 64, 64)[..., None], 3, axis=2)
+        with_palette(folder / "masks" / f"{name}.png", shown, (white, black))
+    yield
+    dataset = opened_or_refused(folder, "case_", "palette")
+    if dataset is not None:
+        is_foreground(dataset, truth(dataset, "case_1"), mask(1, 64, 64) > 0)

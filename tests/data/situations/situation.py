@@ -118,7 +118,8 @@ def find(dataset: Dataset, *parts: str) -> str:
     """The only case whose id has these parts, each not within a longer number; or the one with just this id."""
     if len(parts) == 1 and parts[0] in dataset.ids:
         return parts[0]
-    patterns = [rf"(?<![0-9]){re.escape(part)}(?![0-9])" for part in parts]
+    before, after = r"(?<![0-9])(?=[0-9])|(?=[^0-9])", r"(?<=[0-9])(?![0-9])|(?<=[^0-9])"
+    patterns = [rf"(?:{before}){re.escape(part)}(?:{after})" for part in parts]
     found = [case_id for case_id in dataset.ids if all(re.search(pattern, case_id) for pattern in patterns)]
     assert len(found) == 1, f"{parts} are in the ids {found}, of {dataset.ids}"
     return found[0]

@@ -111,7 +111,7 @@ def _(folder: Path) -> Steps:
 
 @splits.holds(
     "kinds that are no patients (benign, malignant)",
-    "https://fast.hugflare.com/datasets/Angelou0516/BUSI/blob/main/README.md",
+    "https://huggingface.co/datasets/Angelou0516/BUSI",
     "no groups: a kind of lesion is no patient",
 )
 def _(folder: Path) -> Steps:
@@ -272,7 +272,7 @@ def _(folder: Path) -> Steps:
     }
     by_listing(folder, parts)
     yield
-    dataset = opened_or_refused(folder, "p1", "train", "test")
+    dataset = opened_or_refused(folder, "p1", "--groups", "--split")
     if dataset is not None:
         said(dataset, "p1", "train", "test")
 
@@ -376,9 +376,7 @@ def _(folder: Path) -> Steps:
     refusal(folder, "patient1", "--groups", "bring more")
 
 
-@splits.holds(
-    "a frame twice under two names", "https://arxiv.org/html/2401.14497v1", "inspect names both, and what it does to scores"
-)
+@splits.holds("a frame twice under two names", "https://arxiv.org/abs/2401.14497", "inspect names both, and what it does to scores")
 def _(folder: Path) -> Steps:
     pairs(folder, [f"polyp{number:03}" for number in range(8)])
     save(folder / "images" / "polyp005.png", picture(2, 20, 24))
