@@ -29,6 +29,7 @@ _MAX_FILE = 2**26  # bytes
 _MAX_REGIONS = 10_000
 _MAX_VERTICES = 1_000_000
 _FARTHEST = 1e9  # pixels from the origin
+_MOST_CROSSINGS = 2**20  # of edges and rows, held at once
 _OUTLINE, _RECTANGLE, _ELLIPSE = "0", "1", "2"  # Type of a region; an ellipse gives two corners instead of an outline
 _MARKS = {"3": "arrows", "4": "rulers"}
 _OTHER_LAYERS = re.compile(
@@ -319,14 +320,22 @@ def _inside(vertices: Vertices, width: int, height: int) -> npt.NDArray[np.bool_
     Every edge adds 1 or -1, by its direction, to the pixels right of it in the rows whose centres it passes; their sum along a row
     is the winding number.
     """
-    x0, y0 = vertices.T
-    x1, y1 = np.roll(vertices, -1, axis=0).T
+    ends = np.roll(vertices, -1, axis=0)
+    steps = np.zeros(height * (width + 1))
+    some = max(_MOST_CROSSINGS // max(height, 1), 1)  # edges at a time, or an outline in zigzag would fill the memory
+    for first in range(0, len(vertices), some):
+        steps += _steps(vertices[first : first + some], ends[first : first + some], width, height)
+    winding = np.cumsum(steps.reshape(height, width + 1), axis=1)[:, :width]
+    return np.not_equal(winding, 0)
+
+
+def _steps(starts: Vertices, ends: Vertices, width: int, height: int) -> npt.NDArray[np.float64]:
+    """What edges add, (height * (width + 1)), the last pixel of every row being outside."""
+    (x0, y0), (x1, y1) = starts.T, ends.T
     first, last = (np.clip(np.ceil(y - 0.5), 0, height).astype(int) for y in (np.minimum(y0, y1), np.maximum(y0, y1)))
     count = last - first  # rows of an edge: centres from its lower y, included, to its higher y
-    edge = np.repeat(np.arange(len(vertices)), count)
+    edge = np.repeat(np.arange(len(starts)), count)
     row = np.arange(len(edge)) + np.repeat(first - np.cumsum(count) + count, count)
     crossing = x0[edge] + (row + 0.5 - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
     column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(int)  # first centre that is not left of the edge
-    steps = np.bincount(row * (width + 1) + column, np.where(y1 > y0, 1, -1)[edge], height * (width + 1))
-    winding = np.cumsum(steps.reshape(height, width + 1), axis=1)[:, :width]
-    return np.not_equal(winding, 0)
+    return np.asarray(np.bincount(row * (width + 1) + column, np.where(y1 > y0, 1, -1)[edge], height * (width + 1)), np.float64)

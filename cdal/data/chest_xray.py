@@ -25,7 +25,7 @@ from cdal.data.images import find_files, read_image, read_mask
 from cdal.data.preparation import prepare_image, prepare_label
 from cdal.errors import InputError
 
-_VERSION = 1  # of the reader; a higher one has cached cases decoded again
+_VERSION = 2  # of the reader; a higher one has cached cases decoded again
 _KINDS = {"cxr_png": "image", "masks": "mask", "mask": "mask", "leftmask": "left", "rightmask": "right"}  # by folder name
 _SOFT_EDGE = 0.25  # of the lung's pixels; more values in between are no edge but another class
 _SAME_ASPECT = 0.01

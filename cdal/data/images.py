@@ -89,7 +89,7 @@ def read_image(path: Path, *, upright: bool = True) -> npt.NDArray[Any]:
         InputError: a file that is missing, damaged, of another format or too large; several pages, transparency, other channels
             than grey or RGB, values that are NaN or infinite.
     """
-    return _read(path, "image", upright)
+    return _decode(path, _bytes(path), "image", upright)
 
 
 def read_mask(path: Path, *, colours: bool = False, upright: bool = True) -> npt.NDArray[Any]:
@@ -107,7 +107,12 @@ def read_mask(path: Path, *, colours: bool = False, upright: bool = True) -> npt
         ColoursError: colours where `colours` is False.
         InputError: what `read_image` raises, numbers that are not whole, and colours of more than 8 bits.
     """
-    values = _read(path, "colours" if colours else "numbers", upright)
+    return decode_mask(path, _bytes(path), colours=colours, upright=upright)
+
+
+def decode_mask(path: Path, data: bytes, *, colours: bool = False, upright: bool = True) -> npt.NDArray[Any]:
+    """`read_mask` of bytes that are known already; `path` is the name of the mask in messages."""
+    values = _decode(path, data, "colours" if colours else "numbers", upright)
     if colours:
         return _colour_numbers(path, values)
     if values.ndim == 3:
@@ -187,8 +192,7 @@ def _stays_inside(link: Path, folder: Path) -> bool:
         return False
 
 
-def _read(path: Path, kind: _Kind, upright: bool) -> npt.NDArray[Any]:
-    data = _bytes(path)
+def _decode(path: Path, data: bytes, kind: _Kind, upright: bool) -> npt.NDArray[Any]:
     name = _format(path, data)
     try:
         if name == "PNG":
@@ -230,7 +234,7 @@ def _orientation(data: bytes, name: str) -> int:
             with Image.open(BytesIO(data), formats=[name]) as image:
                 value = image.getexif().get(_ORIENTATION, 1)
         return int(value) if value in range(1, 9) else 1
-    except Exception:  # as in `_read`
+    except Exception:  # as in `_decode`
         return 1
 
 

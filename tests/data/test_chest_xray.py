@@ -170,6 +170,17 @@ def test_one_channel_is_the_mean_of_the_colours(kaggle: Path) -> None:
     assert np.abs(image - colours.mean(axis=2)).max() <= 0.5001
 
 
+def test_an_image_and_a_mask_are_turned_as_exif_says(kaggle: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 8  # a quarter to the left
+    for folder, values in (("CXR_png", xray(1)), ("masks", BOTH)):
+        path = next((kaggle / folder).glob(f"{SHENZHEN[1]}*.png"))
+        Image.fromarray(np.rot90(values, -1).copy()).save(path, exif=exif)
+    case = open_dataset("chest_xray", kaggle, size=SIDE).case(SHENZHEN[1])
+    assert np.array_equal(case.image[0, 0].numpy(), xray(1))
+    assert np.array_equal(case.label[0].numpy(), BOTH > 0)
+
+
 def set_mask(folder: Path, values: np.ndarray) -> None:
     write(folder / "masks" / "MCUCXR_0002_0.png", values)
 

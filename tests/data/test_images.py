@@ -438,6 +438,7 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # likewise
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_random_damage_is_never_anything_but_an_input_error(tmp_path: Path, kind: str) -> None:
     """A hundred cut and overwritten files each: read as an image, or refused with the file's name."""
