@@ -1,6 +1,7 @@
 """New files through a trained model: on their own grid, with their own affine."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from patience import run
 from PIL import Image
@@ -54,6 +56,9 @@ HOSTILE: dict[tuple[str, ...], Any] = {
     ("preparation", "longest_side"): 10**12,
     ("preparation", "mean"): ["a"],
     ("preparation", "std"): [1.0] * 1000,
+    ("preparation", "plane"): "diagonal",
+    ("preparation", "spacing"): [0.0, 1.0],
+    ("preparation", "windows"): [[3.0, 3.0]],
     ("surprise",): 1,
 }
 
@@ -167,6 +172,89 @@ def test_a_volume_gets_a_mask_on_its_own_grid(volume_model: Path, tmp_path: Path
     mask = np.asarray(back.dataobj)
     assert mask.dtype == np.uint8
     assert 2 * (mask * label).sum() / (mask.sum() + label.sum()) > 0.8
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_volume_is_brought_to_what_the_model_knows_and_its_mask_back(
+    plane: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that takes the image for the mask is shown slices of 1 x 1.5 mm in its window; the mask is on the file's grid."""
+    seen: list[torch.Tensor] = []
+
+    def copying(*_: object) -> Callable[[torch.Tensor, list[torch.Generator]], torch.Tensor]:
+        def sample(images: torch.Tensor, rngs: list[torch.Generator]) -> torch.Tensor:
+            seen.append(images)
+            return images.expand(len(rngs), *images.shape)
+
+        return sample
+
+    monkeypatch.setattr("cdal.segment.sampler", copying)
+    spec = asdict(open_dataset("phantom", size=32, cases=8, classes=1).spec) | {"image_channels": 1, "volumetric": True}
+    spec["preparation"] = {"scaling": "range", "windows": [[-100.0, 300.0]], "plane": plane, "spacing": [1.0, 1.5]}
+    config = Config().replace(SMALL | {"model.image_channels": 1})
+    tensors = prefixed(Generator.from_config(config.model).state_dict(), "generator.")
+    save(tmp_path / "model.safetensors", tensors, {"config": config.to_dict(), "dataset": spec})
+
+    shape, spacing = (24, 20, 16), (0.8, 2.0, 1.25)  # left, posterior, inferior
+    affine = np.diag([-spacing[0], -spacing[1], -spacing[2], 1]) + np.array([[0, 0, 0, 7]] * 3 + [[0] * 4])
+    label = disc(shape, (12, 9, 8), 6).astype(np.uint8)
+    plain = nibabel.Nifti1Image(np.where(label, 1000, -1000).astype(np.int16), affine)
+    scan = plain.as_reoriented(ornt_transform(io_orientation(affine), axcodes2ornt("SAR")))
+    nibabel.save(scan, tmp_path / "scan.nii.gz")
+    command = ["--model", str(tmp_path / "model.safetensors"), "--out", str(tmp_path / "o"), "--uncertainty"]
+    assert main([str(tmp_path / "scan.nii.gz"), *command]) == 0
+
+    left, posterior, inferior = (round(side * step) for side, step in zip(shape, spacing, strict=True))  # mm
+    expected = {
+        "axial": (16, left, posterior / 1.5), "coronal": (20, inferior, left / 1.5), "sagittal": (24, inferior, posterior / 1.5),
+    }[plane]  # fmt: skip
+    depth, _, *size = torch.cat(seen).shape
+    assert depth == expected[0]
+    assert all(0 <= side - round(least) < 8 for side, least in zip(size, expected[1:], strict=True))  # padded for the network
+    assert torch.cat(seen).min() == -1
+    assert torch.cat(seen).max() == 1
+    found, doubt = (nibabel.load(tmp_path / f"o/scan{kind}.nii.gz") for kind in ("", "_uncertainty"))
+    np.testing.assert_allclose(found.affine, scan.affine)
+    assert found.shape == doubt.shape == scan.shape
+    back = found.as_reoriented(ornt_transform(io_orientation(found.affine), io_orientation(affine)))
+    mask = np.asarray(back.dataobj)
+    assert 2 * (mask * label).sum() / (mask.sum() + label.sum()) > 0.93
+
+    far = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.diag([0.001, 0.001, 0.001, 1]))
+    nibabel.save(far, tmp_path / "far.nii.gz")
+    assert main([str(tmp_path / "far.nii.gz"), *command]) == 2
+
+
+@pytest.mark.long
+def test_a_folder_of_dicom_slices_gets_a_mask_in_nifti(volume_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    image, label = volume(9)
+    (tmp_path / "patient.1").mkdir()
+    write_series(tmp_path / "patient.1", image)
+    assert main([str(tmp_path / "patient.1"), "--model", str(volume_model), "--out", str(tmp_path / "o")]) == 0
+    found = nibabel.load(tmp_path / "o/patient.1.nii.gz")
+    np.testing.assert_allclose(found.affine, np.diag([-1, -1, 2, 1]))
+    mask = np.asarray(found.dataobj)
+    assert 2 * (mask * label).sum() / (mask.sum() + label.sum()) > 0.8
+
+
+def write_series(folder: Path, image: np.ndarray) -> None:
+    """An image (X, Y, Z) as slices of 1 x 1 mm, 2 mm apart."""
+    import pydicom
+
+    for z in range(image.shape[2]):
+        made = pydicom.Dataset()
+        made.file_meta = pydicom.dataset.FileMetaDataset()
+        made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = pydicom.uid.MRImageStorage
+        made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = pydicom.uid.generate_uid()
+        made.SeriesInstanceUID, made.Modality = "1.2.3", "MR"
+        made.Columns, made.Rows = image.shape[:2]
+        made.PixelSpacing, made.ImageOrientationPatient, made.ImagePositionPatient = [1, 1], [1, 0, 0, 0, 1, 0], [0, 0, 2 * z]
+        made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
+        made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 16, 15, 1
+        made.PixelData = np.rint(image[:, :, z].T).astype(np.int16).tobytes()
+        made.save_as(folder / f"{z}.dcm", enforce_file_format=True)
 
 
 @pytest.mark.long
