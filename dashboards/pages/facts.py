@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from dashboards.pages.words import digits, duration, moment
-from dashboards.summaries import DASH, Board, Rows, Trial, records
+from dashboards.summaries import DASH, Board, Rows, Trial, counted, records
 
 _FAILED = ("failed", "diverged", "infeasible")
 
@@ -23,7 +23,8 @@ def board_tiles(boards: Sequence[Board]) -> Iterator[Tile]:
         yield "Best validation Dice", digits(None if best is None else best["score"], 4), note
     tested = [row for board in boards for row in records(board.finalists.head(1)) if pd.notna(row["test_dice"])]
     if len(boards) == 1 and tested:
-        note = f"best finalist, {int(tested[0]['cases'])} test cases, {int(tested[0]['trainings'])} trainings"
+        cases = counted(f"{int(tested[0]['cases'])} test cases", tested[0]["groups"])
+        note = f"best finalist, {cases}, {int(tested[0]['trainings'])} trainings"
         yield "Test Dice", digits(tested[0]["test_dice"], 4), note
     own = {id(frame): frame for board in boards for frame in (board.trials, board.trainings)}
     trials = pd.concat([frame for frame in own.values() if len(frame)]) if any(map(len, own.values())) else pd.DataFrame()
@@ -86,7 +87,7 @@ def how_it_was_run(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
     facts += [("space", PurePath(str(space["source"])).name if space.get("source") else None), ("preset", space.get("preset"))]
     for name, values in (("cases", about.get("split_sizes")), ("resources", about.get("resources")), ("versions", versions)):
         facts.append((name, ", ".join(f"{key} {value}" for key, value in _mapping(values).items())))
-    facts.append(("git commit", about.get("git_commit")))
+    facts += [("groups of cases", about.get("groups")), ("git commit", about.get("git_commit"))]
     return [(name, value) for name, value in facts if value not in (None, "", {})]
 
 

@@ -14,9 +14,10 @@ _NO_PAIR = "A comparison needs two trials that were scored on the same validatio
 def _cases(board: Board) -> Drawn | None:
     if board.cases.empty:
         return None
-    count, cases = board.cases["place"].nunique(), board.cases["case"].nunique()
+    count, groups = board.cases["place"].nunique(), board.cases["group"].nunique() or None
+    cases = summaries.counted(f"{board.cases['case'].nunique()} validation cases", groups)
     caption = (
-        f"Dice of each of the {cases} validation cases at full votes, for the best {count} trials that were scored on them: the "
+        f"Dice of each of the {cases} at full votes, for the best {count} trials that were scored on them: the "
         "box holds the middle half, the line in it is the median, the dashed line the mean. Long tails downward are cases that "
         "the model misses."
     )
@@ -34,9 +35,11 @@ def _pairs(board: Board) -> Drawn | None:
     if found.empty:
         return None
     names = dict(zip(board.cases["place"], board.cases["label"], strict=True))
+    groups = board.cases["group"].nunique()
+    over = f"the {groups} groups that the cases belong to" if groups else "cases"
     caption = (
         "Each dot is one validation case; above the dotted line the second trial is better on it, below the first. The interval "
-        "is a bootstrap over cases, p is Wilcoxon's signed-rank test, for this one comparison: choose the pair before you look, "
+        f"is a bootstrap over {over}, p is Wilcoxon's signed-rank test, for this one comparison: choose the pair before you look, "
         "or take the p of the ranking, which is corrected for looking at all."
     )
     bounds = zip(found["low"], found["high"], strict=True)

@@ -86,6 +86,11 @@ def _notes(board: Board, others: Sequence[Published], left_out: int) -> list[str
             "them (those with a p above 0.05, marked ≈). Which of them leads may be luck, and the best of many is luckier than it "
             "will be on new cases."
         )
+    if board.trials["groups"].notna().any() or board.finalists["groups"].notna().any():
+        notes.append(
+            "Cases belong together here, such as the slices of a patient: intervals and p count groups of cases, means are over "
+            "cases."
+        )
     if len(board.finalists):
         notes.append(
             "Rows of finalists are settings that were trained again with new seeds and scored on the test split: one row per "
@@ -107,6 +112,7 @@ def _notes(board: Board, others: Sequence[Published], left_out: int) -> list[str
 def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
     trials, finalists = board.trials, board.finalists
     voted = "Best checkpoint, full protocol, majority vote, validation split"
+    over = "groups of " if trials["groups"].notna().any() or finalists["groups"].notna().any() else "the "
     columns = [
         Column("Rank", "Place by validation Dice; equal Dice shares a place", _figure_of("rank", 0)),
         Column("Trial", "Number in order of proposal", _trial_cell, numeric=False),
@@ -114,7 +120,7 @@ def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
         Column("Final Dice", voted, _figure_of("final_dice")),
     ]
     if trials["low"].notna().any():
-        columns.append(Column("95 % interval", "Of the final Dice: bootstrap over the validation cases", _interval_cell))
+        columns.append(Column("95 % interval", f"Of the final Dice: bootstrap over {over}validation cases", _interval_cell))
     columns.append(Column("Final IoU", voted, _figure_of("final_iou")))
     if trials["p"].notna().any() or len(finalists):
         tested = "That it is as good as the best on the same cases, which was chosen by the same figures; for all trials together"
@@ -128,7 +134,7 @@ def _columns(board: Board, others: Sequence[Published]) -> list[Column]:
             columns.append(Column(heading, "On the held-out test split", _figure_of(name)))
     if len(finalists):
         columns += [
-            Column("Test 95 % interval", "Of the test Dice: bootstrap over the test cases", _nothing),
+            Column("Test 95 % interval", f"Of the test Dice: bootstrap over {over}test cases", _nothing),
             Column("Seed SD", "Standard deviation of the seeds' test Dice", _nothing),
             Column("Trainings", "Trainings of these settings that were scored on the test split", _nothing),
         ]

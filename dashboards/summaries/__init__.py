@@ -6,7 +6,7 @@ board_of(rows, "first")                # one experiment
 """
 
 from dashboards.summaries.boards import MAX_TRIALS, Board, Trial, board_of, board_of_dataset, boards, trials_of
-from dashboards.summaries.cases import pairs
+from dashboards.summaries.cases import counted, pairs
 from dashboards.summaries.importance import MAX_FOREST, MIN_FOREST, importances
 from dashboards.summaries.progress import HIGHLIGHTED_CURVES, MAX_CURVE_POINTS, curves, history, improvements, loss_columns, thin
 from dashboards.summaries.rows import Rows, read

@@ -27,8 +27,8 @@ class Board:
     descriptions: Mapping[str, Mapping[str, Any]]
     trials: pd.DataFrame
     """Ranked, best first, with the added columns `rank`, `label` and `score` (NaN where a trial has no Dice yet), and those of
-    `tune.lake.statistics` that say how sure the final Dice is: `low`, `high`, `best`, `p`, `in_best_set`. Finalists' trainings are
-    not among them, unless there is nothing else."""
+    `tune.lake.statistics` that say how sure the final Dice is: `groups`, `low`, `high`, `best`, `p`, `in_best_set`. Finalists'
+    trainings are not among them, unless there is nothing else."""
     trainings: pd.DataFrame
     """Of finalists, ranked likewise."""
     finalists: pd.DataFrame

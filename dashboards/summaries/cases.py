@@ -13,9 +13,14 @@ _GALLERY_CASES = 3  # best, and as many worst
 
 
 def certainty(cases: pa.Table, trials: pd.DataFrame) -> pd.DataFrame:
-    """How sure the final Dice of each trial is: `low`, `high`, `best`, `p`, `in_best_set`, see `tune.lake.statistics`."""
+    """How sure the final Dice of each trial is: `groups`, `low`, `high`, `best`, `p`, `in_best_set`, see `tune.lake.statistics`."""
     found: pd.DataFrame = statistics.comparison(cases, _key(trials)).to_pandas()
-    return found[[*KEY, "low", "high", "best", "p", "in_best_set"]]
+    return found[[*KEY, "groups", "low", "high", "best", "p", "in_best_set"]]
+
+
+def counted(words: str, groups: float | None) -> str:
+    """Words for cases, with the number of their groups where they belong together: `40 cases`, or `40 cases of 10 groups`."""
+    return words if groups is None or pd.isna(groups) else f"{words} of {int(groups)} group{'s' * (groups != 1)}"
 
 
 def tradeoffs(cases: pa.Table, ranked: pd.DataFrame) -> pd.DataFrame:
@@ -35,11 +40,16 @@ def _key(trials: pd.DataFrame) -> pa.Table:
 
 
 def compared(cases: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
-    """Dice per validation case, mean over classes at the most votes, of the best trials that have the same cases as the first."""
+    """Dice per validation case, mean over classes at the most votes, of the best trials that have the same cases as the first.
+
+    With the `group` of every case, missing where cases stand alone.
+    """
     rows = cases[(cases["split"] == "validation") & cases["dice"].notna()]
     rows = rows[rows["votes"] == rows.groupby(KEY)["votes"].transform("max")]
     places = trials[[*KEY, "label"]].assign(place=np.arange(len(trials)))
     means = rows.groupby([*KEY, "case"], sort=True)["dice"].mean().reset_index().merge(places, on=KEY)
+    owner = rows[["experiment", "case", "group"]].drop_duplicates(["experiment", "case"])
+    means = means.merge(owner, on=["experiment", "case"], how="left")
     means = means.sort_values(["place", "case"], kind="stable")
     kept: list[pd.DataFrame] = []
     for _, own in means.groupby("place", sort=True):
@@ -51,14 +61,18 @@ def compared(cases: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairs(cases: pd.DataFrame) -> pd.DataFrame:
-    """Every pair of compared trials: mean `difference` of the Dice, first less second, with its 95 % interval and Wilcoxon's p."""
+    """Every pair of compared trials: mean `difference` of the Dice, first less second, with its 95 % interval and Wilcoxon's p.
+
+    Where cases belong together, both count groups.
+    """
     values = {int(own["place"].iloc[0]): own["dice"].to_numpy(np.float64) for _, own in cases.groupby("place", sort=True)}
     chosen = [(first, second) for first in values for second in values if first < second]
     if not chosen:
         return pd.DataFrame(columns=["first", "second", "difference", "low", "high", "p"])
     differences = np.stack([values[first] - values[second] for first, second in chosen], axis=1)
-    low, high = statistics.mean_interval(differences)
-    p = [statistics.wilcoxon(values[first], values[second]) for first, second in chosen]
+    groups = next((found for _, own in cases.groupby("place") if (found := statistics.labels_of(own)) is not None), None)
+    low, high = statistics.mean_interval(differences, groups)
+    p = [statistics.wilcoxon(values[first], values[second], groups) for first, second in chosen]
     columns = {"first": [pair[0] for pair in chosen], "second": [pair[1] for pair in chosen]}
     return pd.DataFrame(columns | {"difference": differences.mean(axis=0), "low": low, "high": high, "p": p})
 

@@ -50,5 +50,5 @@ def read(lake: Lake) -> Rows:
     trials = without_unused(trials)
     for name, about in descriptions.items():
         trials = without_inactive(trials, name, about)
-    cases, gallery = lake.cases(["dice", "iou", "hd95", "assd", "seconds"]), lake.gallery(["dice", "votes"])
+    cases, gallery = lake.cases(["group", "dice", "iou", "hd95", "assd", "seconds"]), lake.gallery(["dice", "votes"])
     return Rows(descriptions, trials, lake.metrics(), cases, gallery, lake.finalists().to_pandas())

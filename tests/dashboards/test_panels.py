@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from dashboards import summaries
+from dashboards.pages.facts import how_it_was_run
 from dashboards.panels import GROUPS, PANELS, TRIAL_PANELS
+from dashboards.ranking.table import ranking
 from tune.results import Writer, create_experiment, load
 
 MakeLake = Callable[..., Path]
@@ -100,6 +102,27 @@ def test_pairs_are_paired_over_cases() -> None:
     assert (row["first"], row["second"]) == (0, 1)
     assert [row[name] for name in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
     assert row["p"] == pytest.approx(2 / 2**6)  # all six differ in the same direction
+
+
+def test_slices_are_said_to_be_of_patients(tmp_path: Path) -> None:
+    """Twelve cases of six patients: the second trial is worse on all, as six pairs say."""
+    create_experiment(tmp_path, "e", {"dataset": "own", "groups": 6})
+    with Writer(tmp_path, "e") as writer:
+        for number in range(2):
+            about = {"trial_id": f"t{number}", "number": number, "dataset": "own", "status": "finished"}
+            writer.append("trials", about | {"validation_dice": 0.9 - 0.1 * number, "final_dice": 0.8})
+            for case in range(12):
+                row = {"trial_id": f"t{number}", "split": "validation", "case": f"c{case:02}", "class": "x", "votes": 5}
+                writer.append("cases", row | {"group": f"p{case // 2}", "dice": 0.9 - 0.01 * case - 0.1 * number})
+    board = summaries.board_of(summaries.read(load(tmp_path)), "e")
+    assert board.trials["groups"].tolist() == [6, 6]
+    (pair,) = summaries.pairs(board.cases).to_dict("records")
+    assert pair["p"] == pytest.approx(2 / 2**6)
+    captions = {panel.name: drawn.caption for panel in PANELS if (drawn := panel.draw(board)) is not None}
+    assert "each of the 12 validation cases of 6 groups" in captions["cases"]
+    assert "a bootstrap over the 6 groups that the cases belong to" in captions["pairs"]
+    assert any("intervals and p count groups of cases" in note for note in ranking(board).notes)
+    assert ("groups of cases", 6) in how_it_was_run(board.descriptions["e"])
 
 
 def test_conditions_hide_what_a_trial_does_not_use() -> None:

@@ -19,16 +19,20 @@ A trial's cases are scored with one vote, with two, and so on (votes are prefixe
 mask a trial is a whole curve.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tune.lake.status import FALLEN
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -204,8 +208,7 @@ def tradeoffs(cases: pa.Table, trials: pa.Table, *, split: str = "validation") -
 
 def labels_of(cases: pd.DataFrame) -> Labels | None:
     """The group of every case as numbers (cases,), one without a group its own; None where all cases stand alone."""
-    alone = cases["group"].isna()
-    if alone.all():
+    if "group" not in cases or (alone := cases["group"].isna()).all():
         return None
     names = ("case " + cases["case"].astype(str)).where(alone, "group " + cases["group"].astype(str))
     return np.asarray(np.unique(names.to_numpy(str), return_inverse=True)[1])
