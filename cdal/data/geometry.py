@@ -98,7 +98,7 @@ def choose_spacing(grids: Sequence[Grid], plane: Plane) -> tuple[float, float] |
     None where all volumes agree within 1 %. The distance of slices is never changed.
     """
     in_plane = np.array([sliced(grid, plane).spacing[1:] for grid in grids])
-    height, width = (float(side) for side in np.median(in_plane, axis=0))
+    height, width = (float(f"{side:.6g}") for side in np.median(in_plane, axis=0))  # headers hold 32-bit numbers
     return None if _agree(in_plane, (height, width)) else (height, width)
 
 
