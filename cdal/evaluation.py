@@ -28,10 +28,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cdal.data.dataset import Case, Dataset, DatasetSpec
+from cdal.data.geometry import resample_maps
 from cdal.data.preparation import Size, pad, padded_size, unpad
 from cdal.devices.memory import out_of_memory
 from cdal.devices.transfer import to_device
@@ -248,7 +248,7 @@ def draw_votes(
     def decide_at(means: Tensor) -> Tensor:
         if size == _size(means):
             return decide(means, spec.foreground)
-        return torch.stack([decide(_resampled(mean, size), spec.foreground) for mean in means])  # one by one: they may be large
+        return torch.stack([decide(resample_maps(mean, size), spec.foreground) for mean in means])  # one by one: they may be large
 
     def decided(number: int, slab: Tensor, maps_on: torch.device) -> tuple[Tensor, Tensor]:
         """What each vote that was drawn decides of some slices, and the entropy."""
@@ -263,7 +263,7 @@ def draw_votes(
                 foreground = int(decisions[-1][-1].count_nonzero()) * shrunk
                 if _flips(means[-1], doubt, rounded) <= (1 - confidence) * max(1, foreground):
                     break
-            return torch.cat(decisions), _entropy(_resampled(means[-1], size)).cpu()
+            return torch.cat(decisions), _entropy(resample_maps(means[-1], size)).cpu()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or maps_on.type == "cpu":
                 raise
@@ -399,11 +399,6 @@ def _entropy(probability: Tensor) -> Tensor:
     classes = classes / classes.sum(dim=0).clamp(min=1e-12)
     entropy: Tensor = torch.special.entr(classes).sum(dim=0)
     return entropy.div_(math.log(len(classes))).clamp_(0, 1)
-
-
-def _resampled(maps: Tensor, size: Size) -> Tensor:
-    """Maps (M, D, H, W) on a grid of another height and width over the same extent."""
-    return maps if size == _size(maps) else F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _size(maps: Tensor) -> Size:
