@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cdal.data.layouts.declared import given_splits, read_json
 from cdal.data.layouts.folders import folder_layout
-from cdal.data.layouts.foreign import told
+from cdal.data.layouts.foreign import described
 from cdal.data.layouts.layout import (
     LAYOUTS,
     VOLUME_ENDINGS,
@@ -66,13 +66,18 @@ def find_layout(folder: Path, *, follow_links: bool = True) -> Layout:
         tree = scan(folder, follow_links)
         layout = folder_layout(tree, follow_links)
         if layout is None:
-            foreign = told([*tree.others, *(path for path in tree.files if path.is_dir())])
+            foreign = described([*tree.others, *(path for path in tree.files if path.is_dir())])
             inner = next((child for child in sorted(folder.iterdir()) if _looks_like_data(child)), None)
             hint = f"did you mean {inner}?" if inner else f"--data must be a folder with {LAYOUTS}"
             if tree.problems and not tree.files:
                 raise InputError(tree.problems[0])
             if foreign and not inner:
                 raise InputError(f"{outer} has no known layout: it holds {foreign}")
+            if tree.files and tree.outlines and not inner:
+                unknown = f"{len(tree.outlines):,} JSON files such as {tree.outlines[0]}"
+                raise InputError(
+                    f"{outer} has no masks that can be read; it holds {unknown}: export as COCO, labelme or mask images"
+                )
             raise InputError(f"{outer} has no known layout; {hint}")
     if folder != outer:
         layout = replace(layout, notes=[f"read from {folder}, the only folder in {outer}", *layout.notes])

@@ -10,17 +10,20 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cdal.data.dataset import Source, Split
 from cdal.data.layouts import names, outlines
-from cdal.data.layouts.foreign import remedy
+from cdal.data.layouts.foreign import described, remedy
 from cdal.data.layouts.layout import READ, Found, Layout, ending, is_outline, normal, some, stem
 from cdal.data.layouts.pairing import Item, Pairs, pair
 from cdal.data.layouts.tree import Tree
+from cdal.errors import InputError
 
 _SHOWN = 3
 _LEAST_PATIENTS = 3
+_FIRST_CHANNEL = "_0000"
 AS_THE_FOLDERS = "as the folders are"
 
 
@@ -48,20 +51,25 @@ def folder_layout(tree: Tree, follow_links: bool = True) -> Layout | None:
         outlined = outlines.outlined_cases(found, [_item(path, base)[0] for path in tree.outlines], images)
         if outlined:
             return _finished(found, "images and outlines in JSON", _identified(outlined), tree=tree)
-    if not by_folder and not (masks and images):
-        return None
+    if not (masks and images):
+        foreign = described([*tree.others, *(path for path in tree.files if _is_loose_series(path, base))])
+        if foreign and (images or masks or by_folder):
+            raise InputError(f"{tree.root} has no {'masks' if images else 'images'} that can be read; it holds {foreign}")
+        if not by_folder:
+            return None
     _left_out(found, [item for item, _ in everything if _is_for_eyes(item, base)], "no images or masks by their names")
-    images = _without_unlabelled_parts(found, _one_of_a_name(found, images), masks)
+    images = _one_of_a_name(found, images)
     if by_folder:
         found.problems.extend(_strange(tree, base))
     pairs = pair(images, masks, by_folder=by_folder)
     found.problems.extend(pairs.problems)
     if not pairs.cases and images and masks:
-        told = f"{images[0].path} and {masks[0].path} and all others have names that do not fit each other"
-        found.problems.append(f"{told}; give every mask the name of its image, or that name and _mask")
+        unlike = f"{images[0].path} and {masks[0].path} and all others have names that do not fit each other"
+        found.problems.append(f"{unlike}; give every mask the name of its image, or that name and _mask")
     elif voc:
         _left_out(found, pairs.images, "without a mask in SegmentationClass")
     else:
+        pairs = replace(pairs, images=_without_unlabelled_parts(found, pairs))
         _tell_unpaired(found, pairs, base, by_folder)
     cases, labels, values = _with_classes(found, pairs.cases)
     layout = _finished(found, _kind(images, masks, base, by_folder), _identified(cases), values, pairs.channels, tree)
@@ -131,13 +139,11 @@ def _one_of_a_name(found: Found, images: Sequence[Item]) -> list[Item]:
     return list(first.values())
 
 
-def _without_unlabelled_parts(found: Found, images: Sequence[Item], masks: Sequence[Item]) -> list[Item]:
-    """Images without those of parts of a split (test/) that have no mask at all."""
-    labelled = {item.part for item in masks}
-    if len({item.part for item in images}) < 2 or not labelled:
-        return list(images)
-    _left_out(found, [item for item in images if item.part not in labelled], "in folders without any mask")
-    return [item for item in images if item.part in labelled]
+def _without_unlabelled_parts(found: Found, pairs: Pairs) -> list[Item]:
+    """Images without a mask, but for those of parts of a split (test/) in which nothing has any."""
+    labelled = {images[0].part for images, _ in pairs.cases} | {item.part for item in pairs.masks}
+    _left_out(found, [item for item in pairs.images if item.part not in labelled], "in folders without any mask")
+    return [item for item in pairs.images if item.part in labelled]
 
 
 def _tell_unpaired(found: Found, pairs: Pairs, base: Path, by_folder: bool) -> None:
@@ -163,17 +169,17 @@ def _common_home(found: Found, pairs: Pairs, base: Path) -> str:
 
 def _strange(tree: Tree, base: Path) -> list[str]:
     """Files of no kind that is read among images and masks, and things that are no files."""
-    told = []
+    strange = []
     beside = {path.parent for path in tree.files}
     for path in tree.others:
         item, role = _item(path, base)
         if role and path.parent in beside and not names.is_about(path.name):
-            told.append(f"{path} is of no kind that is read ({READ}){remedy(path)}")
+            strange.append(f"{path} is of no kind that is read ({READ}){remedy(path)}")
     for path in tree.odd:
         item, role = _item(path, base)
         if role:
-            told.append(f"{path} is not a file; only images lie in {_within(item.home, base)}/")
-    return told
+            strange.append(f"{path} is not a file; only images lie in {_within(item.home, base)}/")
+    return strange
 
 
 def _with_classes(
@@ -262,8 +268,10 @@ def _identified(cases: Sequence[tuple[list[Item], list[Item]]]) -> dict[str, tup
 
 def _stem_of(images: Sequence[Item], masks: Sequence[Item]) -> str:
     """Of an image its name; of several channels that of the mask, without the words for masks."""
+    name = images[0].stem
     if len(images) == 1:
-        return images[0].stem
+        shorter = name.removesuffix(_FIRST_CHANNEL)
+        return shorter if names.bare(shorter) == names.bare(masks[0].stem) else name
     left = names.MASK.sub(" ", masks[0].stem)
     return left.strip(" _.-") or "/".join(images[0].place)
 

@@ -45,23 +45,20 @@ _KINDS: tuple[tuple[tuple[str, ...], str, str], ...] = (  # endings, what it is,
     ),
     ((".mp4", ".avi", ".mov", ".mkv"), "films", "save their frames as PNG (ffmpeg -i FILM frame_%05d.png)"),
 )
-_OUTLINES_OF_YOLO = ("outlines or boxes of YOLO", "convert outlines to mask images, or to COCO JSON")
+_YOLO = ("text, as YOLO writes outlines and boxes", "convert outlines to mask images, or to COCO JSON")
 
 
 def remedy(path: Path) -> str:
     """What to do with a file of no kind that is read, as the end of a sentence; "" where nothing is known of it."""
-    if path.suffix.lower() == ".txt" and "label" in path.parent.as_posix().lower():
-        what, do = _OUTLINES_OF_YOLO
-        return f"; if these are {what}, {do}"
-    found = _kind(path.name)
+    found = _kind(path)
     return f"; {found[1]}" if found else ""
 
 
-def told(files: Sequence[Path]) -> str | None:
+def described(files: Sequence[Path]) -> str | None:
     """What files and folders of slices are that cannot be used, and what to do; None where nothing is known of them."""
     kinds: dict[tuple[str, str], list[Path]] = {}
     for path in files:
-        kind = _kind(path.name) or (_KINDS[0][1:] if path.is_dir() or (not path.suffix and _is_dicom(path)) else None)
+        kind = _kind(path) or (_KINDS[0][1:] if path.is_dir() or (not path.suffix and _is_dicom(path)) else None)
         if kind:
             kinds.setdefault(kind, []).append(path)
     if not kinds:
@@ -71,8 +68,11 @@ def told(files: Sequence[Path]) -> str | None:
     return f"{name} ({what}); {do}"
 
 
-def _kind(name: str) -> tuple[str, str] | None:
-    return next((kind[1:] for kind in _KINDS if name.lower().endswith(kind[0])), None)
+def _kind(path: Path) -> tuple[str, str] | None:
+    name = path.name.lower()
+    if name.endswith(".txt") and "label" in path.parent.name.lower():
+        return _YOLO
+    return next((kind[1:] for kind in _KINDS if name.endswith(kind[0])), None)
 
 
 def _is_dicom(path: Path) -> bool:

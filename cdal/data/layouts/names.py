@@ -8,10 +8,13 @@ Words are runs of letters in any case: not in `ximages`, but in `JPEGImages`, `i
 """
 
 import re
+from functools import lru_cache
 from typing import Literal
 
 Role = Literal["image", "mask"]
 Key = tuple[str, ...]
+
+_REMEMBERED = 4096  # names of folders
 
 PARTS = ("train", "validation", "test")
 
@@ -24,7 +27,8 @@ MASK = _words(
     r"(?:bin(?:ary)?[ _-]?)?masks?|labels?|lbls?|segs?|segmentations?|segmented|gts?|ground[ _-]?truths?|annotations?|annotated|"
     r"annot|anno|ann|manuals?[ _-]?[12]?|[123](?:st|nd|rd)[ _-]?(?:ho|manual)|targets?|contours?|delineations?"
 )
-_LESIONS = _words(r"lesions?|tumou?rs?|nuclei|vessels?|polyps?")  # masks, where nothing else is called so
+_LESION = re.compile(r".*\d.*[^A-Za-z](?:lesions?|tumou?rs?|nuclei|vessels?|polyps?)", re.IGNORECASE)  # of a case, as IMD002_lesion
+_WORDS_OF_IMAGES_TOO = {"ann", "target", "targets", "contour", "contours"}
 _IMAGE = _words(
     r"(?:tissue[ _-]?)?images?|imgs?|im|pictures?|pics?|photos?|inputs?|originals?|imaging|scans?|frames?|raw|cxr|dicom|volumes?|"
     r"slides?"
@@ -48,7 +52,7 @@ _OTHER_ANSWERS = _words(  # folders of masks that are no classes
 )
 _KINDS = re.compile(
     r"(?:class|grade|type|kind|fold|batch|part|set|level|stage|group|site|cent(?:er|re)|hospital|task|dataset|data|slices?|version|v)"
-    r"[ _-]?\d+|\d+\s?(?:x|px)|.*\bpt\d+",
+    r"[ _-]?\d+|\d+\s?(?:x|px)",
     re.IGNORECASE,
 )
 _ABOUT = re.compile(
@@ -91,10 +95,11 @@ def numbered(name: str) -> tuple[str, str] | None:
 
 
 def is_mask(name: str) -> bool:
-    """Whether a file's name says that it is a mask."""
-    return MASK.search(spaced(name)) is not None
+    """Whether a file's name says that it is a mask, where its folder does not."""
+    return any(word[0].lower() not in _WORDS_OF_IMAGES_TOO for word in MASK.finditer(spaced(name)))
 
 
+@lru_cache(_REMEMBERED)
 def role(name: str) -> tuple[Role, bool] | None:
     """What lies in a folder of this name, and whether the name says nothing else."""
     text = _NNUNET_PART.sub("", name)
@@ -105,10 +110,11 @@ def role(name: str) -> tuple[Role, bool] | None:
     if name.lower() == "imagesets":
         return None
     if found is None:
-        return ("mask", False) if _LESIONS.search(words) and len(tokens(name)) > 1 else None
+        return ("mask", False) if _LESION.fullmatch(name) else None
     return found, all(map(_FILLER.fullmatch, bare(text)))
 
 
+@lru_cache(_REMEMBERED)
 def part(name: str) -> str | None:
     """The part of a split that a folder holds."""
     found = _NNUNET_PART.search(name)
@@ -118,6 +124,7 @@ def part(name: str) -> str | None:
     return _PART_WORDS[match[0].lower()] if match else None
 
 
+@lru_cache(_REMEMBERED)
 def is_only_part(name: str) -> bool:
     """Whether a folder's name says nothing but the part of a split."""
     return part(name) is not None and role(name) is None and all(map(_FILLER.fullmatch, bare(name)))

@@ -45,9 +45,9 @@ def outlined_cases(found: Found, files: Sequence[Item], images: Sequence[Item]) 
         inside = [image for image in images if image.part == part] or list(images)
         by_name = {normal(image.path.name): image for image in inside}
         missing = [name for name in listed if name not in by_name]
-        found.problems += [f"{item.path} outlines {missing[0]}, which is missing ({len(missing)} of {len(listed)} images)"] * bool(
-            missing
-        )
+        if missing:
+            told = f"{item.path} outlines {len(listed)} images, of which {len(missing)} are missing ({some(missing)})"
+            found.problems.append(f"{told}; copy them, or export it anew for those that are there")
         for name in listed:
             if name in by_name:
                 owners[by_name[name].path].append(item)

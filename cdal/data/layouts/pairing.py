@@ -57,7 +57,7 @@ class Pairs:
 def pair(images: Sequence[Item], masks: Sequence[Item], *, by_folder: bool) -> Pairs:
     """Put images and masks together; `by_folder` where folders told which is which, and names did not."""
     found = Pairs()
-    index = _Index(images, bool({item.place for item in images} & {item.place for item in masks}))
+    index = _Index(images, masks)
     together: dict[Path, list[Item]] = defaultdict(list)
     left = []
     for mask in masks:
@@ -77,15 +77,16 @@ def pair(images: Sequence[Item], masks: Sequence[Item], *, by_folder: bool) -> P
         left = [mask for mask in left if mask.path not in taken]
     found.cases.extend(([image], together[image.path]) for image in images if image.path in together)
     rest = [image for image in images if image.path not in together]
-    return _with_channels(found, rest, left)
+    return _with_channels(found, index, rest, left)
 
 
 class _Index:
     """Images by what their names and places tell."""
 
-    def __init__(self, images: Sequence[Item], by_place: bool) -> None:
-        """`by_place`: images and masks lie in places of the same names."""
-        self.by_place = by_place
+    def __init__(self, images: Sequence[Item], masks: Sequence[Item]) -> None:
+        """Places and parts count where there are such of one name among images and masks."""
+        self._by_place = bool({item.place for item in images} & {item.place for item in masks})
+        self._by_part = bool({item.part for item in images} & {item.part for item in masks})
         places = Counter((item.part, item.place) for item in images if item.place)
         self.folder_a_case = len(places) > 1 and sum(count == 1 for count in places.values()) > len(places) / 2
         self._found: dict[Hashable, list[Item]] = defaultdict(list)
@@ -96,7 +97,7 @@ class _Index:
 
     def scope(self, item: Item) -> Hashable:
         """Where a partner is looked for."""
-        return item.part, item.place if self.by_place else ()
+        return item.part if self._by_part else None, item.place if self._by_place else ()
 
     def get(self, item: Item, key: Hashable) -> list[Item]:
         """The images with this key where the partner of an item is looked for; key None for all."""
@@ -147,21 +148,16 @@ def _with_shared_ending(index: _Index, masks: Sequence[Item], _: object) -> list
     return [(mask, image) for mask, image, key in found if endings[key] >= max(2, beside[key[0]] / 2)]
 
 
-def _with_channels(found: Pairs, images: Sequence[Item], masks: Sequence[Item]) -> Pairs:
+def _with_channels(found: Pairs, index: _Index, images: Sequence[Item], masks: Sequence[Item]) -> Pairs:
     """Images whose names go on after the name of a mask, in the same ways in most cases."""
-    index: dict[Hashable, list[Item]] = defaultdict(list)
-    by_place = bool({item.place for item in images} & {item.place for item in masks})
-
-    def scope(item: Item) -> Hashable:
-        return item.part, item.place if by_place else ()
-
+    by_name: dict[Hashable, list[Item]] = defaultdict(list)
     for mask in masks:
-        index[scope(mask), names.bare(mask.stem)].append(mask)
+        by_name[index.scope(mask), names.bare(mask.stem)].append(mask)
     members: dict[Path, dict[Key, Item]] = defaultdict(dict)
     for image in images:
         words = names.bare(image.stem)
         for length in range(len(words) - 1, -1 if image.place else 0, -1):
-            owners = index.get((scope(image), words[:length]), [])
+            owners = by_name.get((index.scope(image), words[:length]), [])
             if owners:
                 if len(owners) == 1:
                     members[owners[0].path].setdefault(words[length:], image)
