@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cdal", "tune", "dashboards", "cluster")
 PAGE = 450  # lines
-FOLDER = {"cdal": 21}  # modules, elsewhere 15; the names in cdal/ are other people's imports
+FOLDER = {"cdal": 22}  # modules, elsewhere 15; the names in cdal/ are other people's imports
 FORBIDDEN = {
     "cdal": {"ray", "optuna", "pyarrow", "plotly", "tune", "dashboards", "cluster"},
     "tune": {"plotly", "cluster"},

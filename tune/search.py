@@ -231,7 +231,7 @@ def _in_short(records: list[Record]) -> str:
 
 def _options(given: argparse.Namespace, description: dict[str, Any] | None) -> Options:
     """What was asked for; of a resumed experiment, what it was started with, and what may be changed."""
-    from cdal.data.groups import own_options
+    from cdal.data.own.groups import own_options
     from tune.running import Options, absolute, parse_duration, parse_gpus
     from tune.steering import granted, read_settings, read_text
 

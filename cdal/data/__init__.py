@@ -102,5 +102,13 @@ def _fingerprint(folder: Path | None) -> int | None:
     """Changes when a file in the folder or below is added, removed, replaced or written to."""
     if folder is None:
         return None
-    stats = (entry.stat(follow_symlinks=False) for root, _, _ in os.walk(folder) for entry in os.scandir(root))
-    return hash(tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in stats))
+    entries = (entry for root, _, _ in os.walk(folder) for entry in os.scandir(root))
+    return hash(tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in map(_status, entries)))
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result:
+    """Of a link, that of what it leads to, if it leads anywhere."""
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)

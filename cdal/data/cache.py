@@ -117,14 +117,25 @@ def load_facts(
 
 def _paths(sources: Sequence[Source], recipe: Mapping[str, Any], folder: Path, pool: Executor) -> list[Path | None]:
     """The file of every case in the cache; None where a source cannot be read, which `read` will tell in better words."""
-    hashes = _hashes(list({path for source in sources for path in source.images + source.labels}), folder / "hashes.json", pool)
+    hashes = _hashes(
+        list({file for source in sources for file in _files(source.images + source.labels)}), folder / "hashes.json", pool
+    )
     paths: list[Path | None] = []
     for source in sources:
-        images, labels = ([hashes.get(path) for path in files] for files in (source.images, source.labels))
-        together = [images, labels, list(source.values)] if source.values else [images, labels]
+        images, labels = ([hashes.get(file) for file in _files(paths)] for paths in (source.images, source.labels))
+        together: list[Any] = [images, labels]
+        if source.values:
+            together.append(source.values)
+        if any(path.suffix.lower() == ".json" for path in source.labels):  # which tells of many images by their names
+            together.append([path.name for path in source.images])
         name = _digest(json.dumps([_FORMAT, recipe, *together], sort_keys=True))
         paths.append(None if None in images + labels else folder / f"{name}.safetensors")
     return paths
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The files themselves, and those in folders (of DICOM slices)."""
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
 def _hashes(paths: Sequence[Path], index: Path, pool: Executor) -> dict[Path, str]:

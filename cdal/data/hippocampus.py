@@ -19,7 +19,7 @@ from cdal.data.dataset import Case, DatasetSpec, Preparation, Source
 from cdal.data.folds import PARTITION_NAMES, PARTITIONS, partitioned_split
 from cdal.data.layouts import Layout, decathlon_layout
 from cdal.data.own import read_volume_case
-from cdal.data.own.labels import Reading
+from cdal.data.own.reading import Reading
 from cdal.errors import InputError
 
 _CROP = 32  # voxels, as published

@@ -160,23 +160,25 @@ def what_else(data: bytes) -> str | None:
 def find_files(folder: Path, endings: Sequence[str] = ENDINGS) -> list[Path]:
     """Files below a folder whose names end so (in small or capital letters), in name order, as absolute paths.
 
-    What macOS leaves in archives (`._*`, `__MACOSX`) and other hidden files are passed over.
+    What macOS leaves in archives (`._*`, `__MACOSX`) and other hidden files are passed over. Links are followed wherever they lead:
+    data sets are too large to copy.
 
     Raises:
-        InputError: no such folder, one that cannot be read, a link that leads out of it or nowhere, a name with control characters.
+        InputError: no such folder, one that cannot be read, a link that leads nowhere or in a circle, a name with control
+            characters.
     """
     folder = folder.resolve()
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; --data must be the folder that holds the images")
     found = []
-    for root, folders, files in os.walk(folder, onerror=_refuse):
+    for root, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         wanted = [name for name in files if not name.startswith(".") and name.lower().endswith(tuple(endings))]
         for path in (Path(root, name) for name in folders + wanted):
             if not path.name.isprintable():
                 raise InputError(f"{root} has a file or folder named {path.name!a}; rename it without control characters")
-            if path.is_symlink() and not _stays_inside(path, folder):
-                raise InputError(f"{path} is a link that leads nowhere or out of the folder {folder}; copy the files into it")
+            if path.is_symlink() and not _leads_on(path):
+                raise InputError(f"{path} is a link that leads nowhere or in a circle; put the files in its place or remove it")
         found += [Path(root, name) for name in wanted]
     return sorted(found)
 
@@ -185,9 +187,10 @@ def _refuse(error: OSError) -> None:
     raise InputError(f"{error.filename} cannot be read: {error.strerror}")
 
 
-def _stays_inside(link: Path, folder: Path) -> bool:
+def _leads_on(link: Path) -> bool:
+    """Whether a link leads to something that it does not lie in itself."""
     try:
-        return link.resolve(strict=True).is_relative_to(folder)
+        return link.resolve(strict=True) not in [parent.resolve() for parent in link.parents]
     except (OSError, RuntimeError):  # to nothing, or to itself
         return False
 

@@ -158,11 +158,16 @@ def read_labelled(
     if channels is not None and len(image) != channels:
         needed = f"{channels} channel{'' if channels == 1 else 's'}"
         raise InputError(f"{source.images[0]} has the shape {first.voxels.shape}, but dataset.json names {needed}")
-    label = read_volume(source.labels[0])
+    return image, read_label(source.labels[0], source.images[0], first), spacing_dhw(first)
+
+
+def read_label(path: Path, image_path: Path, image: Volume) -> npt.NDArray[Any]:
+    """The values (D, H, W) of a label of an image that was read. Raises what `read_labelled` does of a label."""
+    label = read_volume(path)
     if label.voxels.ndim != 3:
-        raise InputError(f"{source.labels[0]} has the shape {label.voxels.shape}; a label of three axes is needed")
-    _check_grid(source.labels[0], label, source.images[0], first)
-    return image, whole_numbers(to_dhw(label), source.labels[0]), spacing_dhw(first)
+        raise InputError(f"{path} has the shape {label.voxels.shape}; a label of three axes is needed")
+    _check_grid(path, label, image_path, image)
+    return whole_numbers(to_dhw(label), path)
 
 
 def whole_numbers(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:

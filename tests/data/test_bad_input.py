@@ -96,12 +96,10 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def link_out(path: Path, folder: Path) -> None:
-    """Replace a file or folder by a link to itself elsewhere."""
-    elsewhere = folder.parent / "elsewhere"
-    elsewhere.mkdir()
-    path.rename(elsewhere / path.name)
-    path.symlink_to(elsewhere / path.name)
+def link_to_nothing(path: Path) -> None:
+    """Replace a file by a link to one that is not there."""
+    path.unlink()
+    path.symlink_to(path.parents[1] / "elsewhere" / path.name)
 
 
 def loop(path: Path) -> None:
@@ -238,15 +236,9 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "images",
         lambda f: save(f / "masks" / "case_2.png", picture(2, colours=3)),
         "masks/case_2.png",
-        "has colours",
+        "colours",
     ),
-    "continuous mask": ("images", lambda f: save(f / "masks" / "case_2.png", picture(2)), "masks/case_2.png", "looks antialiased"),
-    "mask of 16 bits": (
-        "images",
-        lambda f: save(f / "masks" / "case_2.png", mask(2).astype(np.uint16) * 9),
-        "masks/case_2.png",
-        "has the value 2295",
-    ),
+    "continuous mask": ("images", lambda f: save(f / "masks" / "case_2.png", picture(2)), "masks/case_2.png", "look antialiased"),
     "mask of fractions": (
         "images",
         lambda f: tifffile.imwrite(f / "masks" / "case_2.png", mask(2).astype(np.float32) / 510),
@@ -267,12 +259,6 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "masks/case_2_seg.png",
         "both masks",
     ),
-    "grey and colour": (
-        "images",
-        lambda f: save(f / "images" / "case_2.png", picture(2, colours=3)),
-        "case_2.png",
-        "has 3 channels",
-    ),
     "8 and 16 bits": (
         "images",
         lambda f: save(f / "images" / "case_2.png", picture(2).astype(np.uint16)),
@@ -287,13 +273,12 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "images/case_2.dcm",
         "no kind that is read",
     ),
-    "link out of the folder": (
+    "link to nothing": (
         "images",
-        lambda f: link_out(f / "images" / "case_2.png", f),
+        lambda f: link_to_nothing(f / "images" / "case_2.png"),
         "images/case_2.png",
-        "out of the folder",
+        "leads nowhere",
     ),
-    "folder linked out": ("images", lambda f: link_out(f / "masks", f), "masks", "leads out of the folder"),
     "link to itself": ("images", lambda f: loop(f / "images" / "case_2.png"), "images/case_2.png", "leads nowhere"),
     "too few cases": ("images", lambda f: keep(f, 3), "folder", "has 3 cases; the 4 folds need at least 4"),
     "no cases": ("images", lambda f: keep(f, 0), "folder", "has 0 cases"),
@@ -372,7 +357,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
         "decathlon",
         lambda f: save(f / "labelsTr" / "case_2.nii.gz", label_with(0.5)),
         "case_2.nii.gz",
-        "label 0.5",
+        "has the value 0.5",
     ),
     "missing channel": ("nnunet", lambda f: (f / "imagesTr" / "case_2_0001.nii.gz").unlink(), "case_2_0001.nii.gz", "is missing"),
     "channels that differ": (

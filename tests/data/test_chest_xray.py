@@ -185,10 +185,9 @@ def set_mask(folder: Path, values: np.ndarray) -> None:
     write(folder / "masks" / "MCUCXR_0002_0.png", values)
 
 
-def link_out(folder: Path) -> None:
-    outside = write(folder.parent / "outside.png", BOTH)
+def link_to_nothing(folder: Path) -> None:
     (folder / "masks" / "MCUCXR_0002_0.png").unlink()
-    (folder / "masks" / "MCUCXR_0002_0.png").symlink_to(outside)
+    (folder / "masks" / "MCUCXR_0002_0.png").symlink_to(folder.parent / "nothing.png")
 
 
 def other_copy(folder: Path) -> None:
@@ -243,7 +242,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "colours": (lambda f: set_mask(f, np.dstack([BOTH, BOTH, xray(0)])), "masks/MCUCXR_0002_0.png", "has colours"),
     "transparency": (lambda f: set_mask(f, CLEAR), "masks/MCUCXR_0002_0.png", "has an alpha channel that is not opaque"),
     "swapped sides": (lambda f: set_mask(f, BOTH[:20].T), "masks/MCUCXR_0002_0.png", "has the shape (40, 20), but its image has"),
-    "link out of the folder": (link_out, "masks/MCUCXR_0002_0.png", "is a link that leads nowhere or out of the folder"),
+    "link to nothing": (link_to_nothing, "masks/MCUCXR_0002_0.png", "is a link that leads nowhere or in a circle"),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cdal.data.groups import find_groups, given_groups, read_groups, read_split, splits_of
+from cdal.data.own.groups import find_groups, given_groups, read_groups, read_split, splits_of, spread
 from cdal.errors import InputError
 
 RANDOM = "0a1b2c3d-1111-2222-3333-0000000000"
@@ -180,3 +180,13 @@ def test_json_that_holds_no_split(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=r"splits_final\.json (is no list of folds|cannot be read)"):
         read_split(path)
+
+
+def test_some_cases_are_some_of_every_patient() -> None:
+    groups = {f"p{patient}_{place:02}": f"p{patient}" for patient in range(3) for place in range(20)}
+    cases = list(groups)
+    assert spread(cases, groups, 3) == ("p0_10", "p1_10", "p2_10")
+    assert spread(cases, groups, 7) == ("p0_03", "p0_10", "p0_16", "p1_05", "p1_15", "p2_05", "p2_15")
+    assert spread(cases, groups, 0) == spread(cases, groups, 60) == tuple(cases)
+    assert [len(set(spread(cases, groups, count))) for count in range(1, 61)] == list(range(1, 61))
+    assert spread(cases, {}, 2) == ("p0_00", "p0_01")

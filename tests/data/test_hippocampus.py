@@ -166,10 +166,9 @@ def set_file(folder: Decathlon, kind: str, name: str) -> None:
     folder.write_listing()
 
 
-def link_out(folder: Decathlon) -> None:
-    target = folder.folder.parent / "elsewhere.nii.gz"
-    folder.image("case_0").rename(target)
-    folder.image("case_0").symlink_to(target)
+def link_to_nothing(folder: Decathlon) -> None:
+    folder.image("case_0").unlink()
+    folder.image("case_0").symlink_to(folder.folder.parent / "elsewhere.nii.gz")
 
 
 def loop(folder: Decathlon) -> None:
@@ -229,7 +228,7 @@ DAMAGE: dict[str, tuple[Callable[[Decathlon], object], str, str]] = {
     "a folder as image": (lambda f: (f.image("case_5").unlink(), f.image("case_5").mkdir()), "case_5.nii.gz", "is missing"),
     "a path upwards": (lambda f: set_file(f, "image", "../other/case_0.nii.gz"), "dataset.json", "leads out of the folder"),
     "an absolute path": (lambda f: set_file(f, "label", "/etc/passwd"), "dataset.json", "leads out of the folder"),
-    "a link out of the folder": (link_out, "dataset.json", "leads out of the folder"),
+    "a link to nothing": (link_to_nothing, "elsewhere.nii.gz", "is missing"),
     "a link to itself": (loop, "case_0.nii.gz", ""),
     "a path with a null": (lambda f: set_file(f, "image", "a\0b"), "dataset.json", "no usable path"),
     "a path too long": (lambda f: set_file(f, "image", "a" * 5000), "dataset.json", "no usable path"),

@@ -188,9 +188,8 @@ def test_a_name_that_was_not_recognised(tmp_path: Path) -> None:
 def test_a_folder_that_tells_no_cases(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no known layout; --data must be a folder with images/ and masks/"):
         inspect_folder(tmp_path)
-    two_folders(tmp_path / "inner")
-    with pytest.raises(InputError, match=r"has no known layout; did you mean .*inner\?"):
-        inspect_folder(tmp_path)
+    two_folders(tmp_path / "inner")  # as an archive unpacks
+    assert len(inspect_folder(tmp_path).cases) == 6
 
 
 def test_where_the_page_goes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

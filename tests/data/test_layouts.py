@@ -207,6 +207,38 @@ def test_answers_of_several_readers_are_no_classes(tmp_path: Path) -> None:
     assert "are both masks of p1.png" in layout.problems[0]
 
 
+@pytest.mark.parametrize(("image", "mask"), [("images/p{}.png", "masks/{}/p{}.png"), ("s{}/ct.nii.gz", "s{}/mask_{}.nii.gz")])
+def test_a_case_that_lacks_a_class(tmp_path: Path, image: str, mask: str) -> None:
+    """One file is a class too, where others have several; one of no class is refused."""
+    in_folder = mask.startswith("masks")
+    for number in NUMBERS:
+        kinds = ("liver", "spleen") if number != "3" else ("spleen",)
+        named = (mask.format(*((kind, number) if in_folder else (number, kind))) for kind in kinds)
+        touch(tmp_path, image.format(number), *named)
+    layout = find_layout(tmp_path)
+    assert layout.problems == []
+    assert [source.values for source in layout.sources] == [(1, 2), (1, 2), (2,), (1, 2)]
+    odd = mask.format(*(("", "3") if in_folder else ("3", "")))
+    touch(tmp_path, image.format("5"), odd.replace("3", "5").replace("//", "/"))
+    (told,) = find_layout(tmp_path).problems
+    assert "is of none of the classes that other masks are named after (liver, spleen)" in told
+
+
+def test_folders_of_masks_that_no_image_needs_both_of(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"images/{n}.png" for n in NUMBERS), "masks/benign/1.png", "masks/benign/2.png")
+    touch(tmp_path, "masks/malignant/3.png", "masks/malignant/4.png")
+    layout = find_layout(tmp_path)
+    assert len(cases(layout, tmp_path)) == 4
+    assert noted(layout, "benign, malignant are not told apart")
+
+
+def test_several_data_sets_in_a_folder_are_not_put_together(tmp_path: Path) -> None:
+    decathlon(tmp_path / "Task01")
+    decathlon(tmp_path / "Task02")
+    with pytest.raises(InputError, match=r"has no known layout; did you mean .*Task01\?"):
+        find_layout(tmp_path)
+
+
 def test_channels_of_a_case(tmp_path: Path) -> None:
     for number in NUMBERS:
         touch(tmp_path, *(f"BraTS_00{number}/BraTS_00{number}_{kind}.nii.gz" for kind in ("t2", "flair", "t1ce", "seg", "t1")))

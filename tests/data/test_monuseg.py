@@ -221,10 +221,9 @@ def test_the_protocol_tells_which_list_was_used(tmp_path: Path, count: int) -> N
     assert split.test == MONUSEG_TEST
 
 
-def link_out(folder: Path) -> None:
-    outside = write_image(folder.parent / "outside.tif")
+def link_to_nothing(folder: Path) -> None:
     (folder / "TCGA-A03.tif").unlink()
-    (folder / "TCGA-A03.tif").symlink_to(outside)
+    (folder / "TCGA-A03.tif").symlink_to(folder.parent / "nothing.tif")
 
 
 def grey(folder: Path, dtype: type = np.uint8, shape: tuple[int, ...] = (SIDE, SIDE)) -> None:
@@ -286,7 +285,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "mask of one value": (lambda f: masked(f, binary() | 255), "TCGA-A03_mask.png", "holds the values 255;"),
     "mask of colours": (lambda f: masked(f, picture()), "TCGA-A03_mask.png", "has colours"),
-    "link out of the folder": (link_out, "TCGA-A03.tif", "is a link that leads nowhere or out of the folder"),
+    "link to nothing": (link_to_nothing, "TCGA-A03.tif", "is a link that leads nowhere or in a circle"),
 }
 
 

@@ -195,19 +195,15 @@ def test_every_problem_of_a_folder_is_found(tmp_path: Path) -> None:
     (folder / "masks" / "case_1.png").unlink()
     (folder / "images" / "notes.txt").write_text("hello")
     save(folder / "masks" / "case_2_mask.png", mask(2))
-    (folder / "masks" / "case_3.png").unlink()
-    (folder / "masks" / "case_3.png").symlink_to("/etc/passwd")
     (folder / "images" / "sub").mkdir()
     (folder / "images" / "line\nbreak.png").write_bytes(b"")
     found = "\n".join(all_problems(folder))
-    assert len(all_problems(folder)) == 8
+    assert len(all_problems(folder)) == 6
     for words in (
         "masks/case_0.png has no image in images/; they are paired by name",
         "images/case_1.png has no mask; masks/ should hold case_1.png or case_1_mask.png",
         "images/notes.txt is of no kind that is read (.png",
         "masks/case_2_mask.png and case_2.png are both masks of case_2.png",
-        "masks/case_3.png is a link that leads out of the folder",
-        "images/case_3.png has no mask",
         "images/sub is not a file",
         r"has a file named 'line\nbreak.png'; rename it without odd characters",
     ):
@@ -226,9 +222,8 @@ def set_listing(folder: Path, **entries: object) -> Path:
     ("entries", "words"),
     [
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "regions of several values, which is not supported"),
-        ({"labels": {"background": 0, "core": 1, "ignore": 2}}, 'the label "ignore", which is not supported'),
-        ({"labels": {"background": 0, "core": 2}}, r'must give "labels" as .* without gaps'),
-        ({"labels": {"background": 0, "a": 1, "b": 1}}, r'must give "labels" as .* without gaps'),
+        ({"labels": {"background": 0, "core": 2}}, r"has the label 1; dataset.json declares 0 and 2"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, r'must give "labels" as .* a value for each name'),
         ({"labels": {"background": 0}}, r'must give "labels"'),
         ({"labels": None}, r'must give "labels"'),
         ({"labels": {"background": 0, "A": 1, "a": 2}}, "gives two classes the same name"),
@@ -292,7 +287,7 @@ def test_masks_without_a_class(tmp_path: Path) -> None:
     folder = two_folders(tmp_path)
     for number in range(6):
         save(folder / "masks" / f"case_{number}.png", np.zeros((40, 48), np.uint8))
-    with pytest.raises(InputError, match=r"all masks in .* are empty"):
+    with pytest.raises(InputError, match=r"all masks \(such as .*case_0\.png\) are empty"):
         open_dataset("own", folder)
 
 

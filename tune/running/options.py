@@ -30,7 +30,7 @@ class Options:
     groups: Mapping[str, str] | str | None = None
     """The group of every case of own data; "none": each stands alone."""
     split: Sequence[Mapping[str, Any]] | None = None
-    """Folds of own data, as `cdal.data.groups.read_split` returns them."""
+    """Folds of own data, as `cdal.data.own.groups.read_split` returns them."""
     fold: int = 0
     trials: int | None = None
     epochs: int | None = None

@@ -17,6 +17,7 @@ from cdal.checkpoint import load_model
 from cdal.data import Case, SplitName
 from cdal.data.dataset import IGNORED
 from cdal.data.geometry import resample_maps
+from cdal.data.own.groups import spread
 from cdal.evaluation import CaseResult
 from cdal.metrics import rank_correlation
 from cdal.predict import full_protocol
@@ -34,7 +35,7 @@ def score(settings: TrialSettings, folder: Path, split: SplitName = "validation"
     dataset = settings.open_dataset()
     cases = dataset.split(settings.fold)[split]
     if split != "test":
-        cases = cases[: config.evaluation.cases or None]
+        cases = spread(cases, dataset.groups, config.evaluation.cases)
     results = []
     rows: list[dict[str, Any]] = []
     entropy = []

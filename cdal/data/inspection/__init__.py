@@ -23,9 +23,19 @@ from cdal.data.dataset import Case, Dataset, DatasetSpec, Preparation, Source, S
 from cdal.data.inspection.checks import Finding, findings
 from cdal.data.inspection.thumbnails import MOST_THUMBNAILS, Thumbnail, thumbnail
 from cdal.data.layouts import find_layout, recognise
-from cdal.data.own import Decisions, Options, decide_all, disagreements, read_labels, refusals, sorted_sources, survey_of
-from cdal.data.own.labels import Reading
+from cdal.data.own import (
+    Decisions,
+    Options,
+    decide_all,
+    disagreements,
+    outline_classes,
+    read_labels,
+    refusals,
+    sorted_sources,
+    survey_of,
+)
 from cdal.data.own.pairs import Pair, read_pair
+from cdal.data.own.reading import Reading
 from cdal.data.own.survey import CaseFacts, case_facts
 from cdal.errors import InputError
 
@@ -177,7 +187,7 @@ def _own(folder: Path, watch: Watch, options: Options) -> Inspection:
     odd = findings(cases, counts, reading.classes, sources, groups, list(splits.values()))
 
     def look(source: Source) -> tuple[str, Thumbnail]:
-        pair = read_pair(source, coloured=reading.coloured, names=layout.classes or ())
+        pair = read_pair(source, coloured=reading.coloured, names=outline_classes(layout))
         return source.id, thumbnail(pair.image, reading.lenient(pair.values), pair.spacing, reading.has_ignored)
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cdal.data.dataset import IGNORED, DatasetSpec, Source
 from cdal.data.layouts import Layout, find_layout
-from cdal.data.own import Decisions, Options, decide_all, survey_of
+from cdal.data.own import Decisions, Options, decide_all, outline_classes, survey_of
 from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.own.survey import CaseFacts
 from cdal.errors import InputError
@@ -69,7 +69,7 @@ def convert(folder: Path, out: Path, **options: Any) -> list[str]:
 
 def _write_case(out: Path, name: str, ending: str, source: Source, decisions: Decisions, layout: Layout) -> None:
     reading = decisions.reading
-    pair = read_pair(source, channels=decisions.declared_channels, coloured=reading.coloured, names=layout.classes or ())
+    pair = read_pair(source, channels=decisions.declared_channels, coloured=reading.coloured, names=outline_classes(layout))
     label, _ = reading(pair.values, source.labels[0])
     numbers = np.where(label == IGNORED, len(reading.classes) + 1, label).astype(np.uint8) if reading.has_ignored else label
     if ending == ".nii.gz":

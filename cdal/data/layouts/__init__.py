@@ -28,6 +28,7 @@ from cdal.data.layouts.layout import (
     ending,
     is_hidden,
     is_outline,
+    is_series,
     plain,
     some,
     told_by_name,
@@ -35,7 +36,7 @@ from cdal.data.layouts.layout import (
 from cdal.data.layouts.listed import decathlon_layout, is_datalist, listed_layout
 from cdal.data.layouts.nnunet import nnunet_layout
 from cdal.data.layouts.recognise import recognise
-from cdal.data.layouts.tree import scan
+from cdal.data.layouts.tree import Tree, scan
 from cdal.errors import InputError
 
 __all__ = ["VOLUME_ENDINGS", "Layout", "decathlon_layout", "find_layout", "plain", "recognise"]
@@ -63,25 +64,30 @@ def find_layout(folder: Path, *, follow_links: bool = True) -> Layout:
         problems = layout.problems or problems
         layout = replace(layout, splits=splits or layout.splits, notes=layout.notes + notes, problems=problems)
     else:
+        inner = next((path.parent for path in sorted(folder.glob("*/dataset.json"))), None)
+        if inner and not (folder / "images").is_dir():
+            raise InputError(f"{outer} has no known layout; did you mean {inner}?")
         tree = scan(folder, follow_links)
         layout = folder_layout(tree, follow_links)
         if layout is None:
-            foreign = described([*tree.others, *(path for path in tree.files if path.is_dir())])
-            inner = next((child for child in sorted(folder.iterdir()) if _looks_like_data(child)), None)
-            hint = f"did you mean {inner}?" if inner else f"--data must be a folder with {LAYOUTS}"
-            if tree.problems and not tree.files:
-                raise InputError(tree.problems[0])
-            if foreign and not inner:
-                raise InputError(f"{outer} has no known layout: it holds {foreign}")
-            if tree.files and tree.outlines and not inner:
-                unknown = f"{len(tree.outlines):,} JSON files such as {tree.outlines[0]}"
-                raise InputError(
-                    f"{outer} has no masks that can be read; it holds {unknown}: export as COCO, labelme or mask images"
-                )
-            raise InputError(f"{outer} has no known layout; {hint}")
+            raise InputError(_unknown(tree, outer))
     if folder != outer:
         layout = replace(layout, notes=[f"read from {folder}, the only folder in {outer}", *layout.notes])
     return layout
+
+
+def _unknown(tree: Tree, folder: Path) -> str:
+    """Why nothing in a folder can be read."""
+    foreign = described([*tree.others, *(path for path in tree.files if is_series(path))])
+    if tree.problems and not tree.files:
+        return tree.problems[0]
+    if foreign:
+        return f"{folder} has no known layout: it holds {foreign}"
+    if tree.files and tree.outlines:
+        unread = f"{len(tree.outlines):,} JSON files such as {tree.outlines[0]}"
+        return f"{folder} has no masks that can be read; it holds {unread}: export as COCO, labelme or mask images"
+    inner = next((path for path in sorted(tree.root.iterdir()) if (path / "images").is_dir()), None)
+    return f"{folder} has no known layout; " + (f"did you mean {inner}?" if inner else f"--data must be a folder with {LAYOUTS}")
 
 
 def _listed(folder: Path, follow_links: bool) -> Layout | None:
@@ -121,7 +127,3 @@ def _innermost(folder: Path) -> Path:
             break
         folder = folders[0].resolve()
     return folder
-
-
-def _looks_like_data(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / "dataset.json").is_file() or (folder / "images").is_dir())

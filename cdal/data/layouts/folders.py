@@ -9,15 +9,15 @@ outlines              JSON files beside the images, or one for all (see `outline
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cdal.data.dataset import Source, Split
 from cdal.data.layouts import names, outlines
 from cdal.data.layouts.foreign import described, remedy
-from cdal.data.layouts.layout import READ, Found, Layout, ending, is_outline, normal, some, stem
-from cdal.data.layouts.pairing import Item, Pairs, pair
+from cdal.data.layouts.layout import READ, Found, Layout, ending, is_outline, is_series, normal, some, stem
+from cdal.data.layouts.pairing import Item, Pairing, Pairs, pair
 from cdal.data.layouts.tree import Tree
 from cdal.errors import InputError
 
@@ -28,52 +28,49 @@ AS_THE_FOLDERS = "as the folders are"
 
 
 def folder_layout(tree: Tree, follow_links: bool = True) -> Layout | None:
-    """The cases of a folder; None where no image can be told from a mask."""
+    """The cases of a folder; None where no image can be told from a mask.
+
+    Raises:
+        InputError: images without masks or masks without images, where files that are not read may hold the others.
+    """
     base = _base(tree)
     found = Found(tree.root, follow_links)
     found.problems.extend(tree.problems)
-    everything = [_item(path, base) for path in tree.files if not _is_loose_series(path, base)]
-    items = [item for item in everything if not _is_for_eyes(item[0], base)]
-    voc = outlines.voc(base)
-    by_folder = any(role == "mask" for _, role in items) or _has_both_folders(base)
-    if by_folder:
-        masks = [item for item, role in items if role == "mask"]
-        images = [item for item, role in items if role == "image"]
-        apart = [item for item, role in items if role is None]
-        if not images:
-            images, apart = apart, []
-        masks = _preferred(masks, base, found)
-        _left_out(found, apart, "in no folder of images or masks")
-    else:
-        masks = [item for item, _ in items if names.is_mask(item.stem)]
-        images = [item for item, _ in items if not names.is_mask(item.stem)]
-    if not masks and images:
-        outlined = outlines.outlined_cases(found, [_item(path, base)[0] for path in tree.outlines], images)
+    items = [_item(path, base) for path in tree.files]
+    series = [item for item in items if _is_of_all_cases(item)]
+    for_eyes = [item for item in items if any(map(names.is_not_for_training, (*item.folders, item.stem)))]
+    left = {item.path for item in series + for_eyes}
+    items = [item for item in items if item.path not in left]
+    by_folder = any(item.role == "mask" for item in items) or _has_both_folders(base)
+    images, masks = _by_folder(found, items, base) if by_folder else _by_name(items)
+    if images and not masks:
+        outlined = outlines.outlined_cases(found, [_item(path, base) for path in tree.outlines], images)
         if outlined:
-            return _finished(found, "images and outlines in JSON", _identified(outlined), tree=tree)
-    if not (masks and images):
-        foreign = described([*tree.others, *(path for path in tree.files if _is_loose_series(path, base))])
+            return _finished(found, "images and outlines in JSON", outlined)
+    if not (images and masks):
+        foreign = described([*tree.others, *(item.path for item in series)])
         if foreign and (images or masks or by_folder):
             raise InputError(f"{tree.root} has no {'masks' if images else 'images'} that can be read; it holds {foreign}")
         if not by_folder:
             return None
-    _left_out(found, [item for item, _ in everything if _is_for_eyes(item, base)], "no images or masks by their names")
-    images = _one_of_a_name(found, images)
+    _left_out(found, for_eyes, "no images or masks by their names")
+    _left_out(found, [_item(path, base) for path in tree.outlines], "as there are masks")
     if by_folder:
         found.problems.extend(_strange(tree, base))
+    images = _one_of_a_name(found, images)
     pairs = pair(images, masks, by_folder=by_folder)
     found.problems.extend(pairs.problems)
+    voc = outlines.is_voc(base)
     if not pairs.cases and images and masks:
         unlike = f"{images[0].path} and {masks[0].path} and all others have names that do not fit each other"
         found.problems.append(f"{unlike}; give every mask the name of its image, or that name and _mask")
     elif voc:
         _left_out(found, pairs.images, "without a mask in SegmentationClass")
     else:
-        pairs = replace(pairs, images=_without_unlabelled_parts(found, pairs))
-        _tell_unpaired(found, pairs, base, by_folder)
+        _tell_unpaired(found, replace(pairs, images=_without_unlabelled_parts(found, pairs)), base, by_folder)
     cases, labels, values = _with_classes(found, pairs.cases)
-    layout = _finished(found, _kind(images, masks, base, by_folder), _identified(cases), values, pairs.channels, tree)
-    return outlines.with_voc(layout, base) if voc else _with_labels(layout, labels)
+    layout = _finished(found, _kind(images, masks, base, by_folder), cases, labels, values, pairs.channels)
+    return outlines.with_voc(layout, base) if voc else layout
 
 
 def _base(tree: Tree) -> Path:
@@ -88,45 +85,51 @@ def _has_both_folders(folder: Path) -> bool:
     return {("image", True), ("mask", True)} <= roles
 
 
-def _item(path: Path, base: Path) -> tuple[Item, names.Role | None]:
+def _item(path: Path, base: Path) -> Item:
     """What the folders of a file tell of it: the innermost that is called nothing but images or masks, or else is called so too."""
     folders = path.parent.relative_to(base).parts if path.parent.is_relative_to(base) else ()
     roles = [names.role(name) for name in folders]
-    placed = [number for number, role in enumerate(roles) if role and role[1]] or [n for n, role in enumerate(roles) if role]
-    own = placed[-1] if placed else None
-    place = tuple(
-        name
-        for number, (name, role) in enumerate(zip(folders, roles, strict=True))
-        if number != own and not (role and role[1]) and not names.is_only_part(name)
-    )
-    item = Item(
+    telling = [number for number, role in enumerate(roles) if role and role[1]] or [n for n, role in enumerate(roles) if role]
+    own = telling[-1] if telling else None
+    role = None if own is None else roles[own]
+    return Item(
         path=path,
         stem=normal(path.stem) if is_outline(path.name) else stem(path.name),
-        place=place,
+        folders=folders,
+        role=role and role[0],
+        place=tuple(
+            name
+            for number, name in enumerate(folders)
+            if number != own and not (roles[number] or ("", False))[1] and not names.is_only_part(name)
+        ),
         part=next(filter(None, map(names.part, folders)), None),
         home=path.parent if own is None else base.joinpath(*folders[: own + 1]),
     )
-    role = None if own is None else roles[own]
-    return item, role and role[0]
 
 
-def _is_loose_series(path: Path, base: Path) -> bool:
-    """Whether a folder of DICOM slices is that of all cases, and no volume."""
-    return path.is_dir() and path.parent == base and names.role(path.name) == ("image", True)
+def _is_of_all_cases(item: Item) -> bool:
+    """Whether a folder of DICOM slices is called like one of images and lies where all cases do: no volume of one case."""
+    return is_series(item.path) and not item.folders and names.role(item.path.name) == ("image", True)
 
 
-def _is_for_eyes(item: Item, base: Path) -> bool:
-    folders = item.path.parent.relative_to(base).parts if item.path.is_relative_to(base) else ()
-    return any(map(names.is_not_for_training, (*folders, item.stem)))
+def _by_name(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """Images and masks, where names of files tell."""
+    return [item for item in items if not names.is_mask(item.stem)], [item for item in items if names.is_mask(item.stem)]
 
 
-def _preferred(masks: list[Item], base: Path, found: Found) -> list[Item]:
-    """Those of masks/ where it lies beside images/, whatever else is called so there."""
-    others = [item for item in masks if item.home.parent == base and item.home.name != "masks"]
-    if not (base / "images").is_dir() or len(others) == len(masks) or not any(item.home == base / "masks" for item in masks):
-        return masks
-    _left_out(found, others, "not in masks/")
-    return [item for item in masks if item not in others]
+def _by_folder(found: Found, items: Sequence[Item], base: Path) -> tuple[list[Item], list[Item]]:
+    """Images and masks, where names of folders tell; what is called neither are images if nothing else is."""
+    masks = [item for item in items if item.role == "mask"]
+    images = [item for item in items if item.role == "image"]
+    apart = [item for item in items if item.role is None]
+    if not images:
+        images, apart = apart, []
+    _left_out(found, apart, "in no folder of images or masks")
+    if (base / "images").is_dir() and any(item.home == base / "masks" for item in masks):  # then nothing else there is a mask
+        others = [item for item in masks if item.home.parent == base and item.home.name != "masks"]
+        _left_out(found, others, "not in masks/")
+        masks = [item for item in masks if item.home.parent != base or item.home.name == "masks"]
+    return images, masks
 
 
 def _one_of_a_name(found: Found, images: Sequence[Item]) -> list[Item]:
@@ -142,6 +145,8 @@ def _one_of_a_name(found: Found, images: Sequence[Item]) -> list[Item]:
 def _without_unlabelled_parts(found: Found, pairs: Pairs) -> list[Item]:
     """Images without a mask, but for those of parts of a split (test/) in which nothing has any."""
     labelled = {images[0].part for images, _ in pairs.cases} | {item.part for item in pairs.masks}
+    if not labelled:
+        return pairs.images
     _left_out(found, [item for item in pairs.images if item.part not in labelled], "in folders without any mask")
     return [item for item in pairs.images if item.part in labelled]
 
@@ -172,74 +177,76 @@ def _strange(tree: Tree, base: Path) -> list[str]:
     strange = []
     beside = {path.parent for path in tree.files}
     for path in tree.others:
-        item, role = _item(path, base)
-        if role and path.parent in beside and not names.is_about(path.name):
+        item = _item(path, base)
+        if item.role and path.parent in beside and not names.is_about(path.name):
             strange.append(f"{path} is of no kind that is read ({READ}){remedy(path)}")
     for path in tree.odd:
-        item, role = _item(path, base)
-        if role:
+        item = _item(path, base)
+        if item.role:
             strange.append(f"{path} is not a file; only images lie in {_within(item.home, base)}/")
     return strange
 
 
-def _with_classes(
-    found: Found, cases: Sequence[tuple[list[Item], list[Item]]]
-) -> tuple[list[tuple[list[Item], list[Item]]], dict[int, str] | None, dict[Path, int]]:
+def _with_classes(found: Found, cases: Sequence[Pairing]) -> tuple[list[Pairing], dict[int, str] | None, dict[Path, int]]:
     """Cases whose masks are understood; where each mask of a case is of a class, the classes and the value of every mask."""
-    several = [masks for _, masks in cases if len(masks) > 1]
-    if not several:
-        return list(cases), None, {}
-    classes = _classes(several)
-    values: dict[Path, int] = {}
-    labels = None
-    if classes:
-        ordered = {name: number for number, name in enumerate(sorted(set(classes.values())), 1)}
-        labels = {number: re.sub(r"^\d+[. _-]+", "", name) or name for name, number in ordered.items()}
-        values = {path: ordered[name] for path, name in classes.items()}
-        rest = [masks for _, masks in cases if any(item.path not in values for item in masks)]
-        for masks in rest:  # of a single class
-            values |= {item.path: ordered[name] for item in masks if (name := _class_name(item, bool(item.place))) in ordered}
-        found.notes.append(f"the masks of a case are of a class each: {some(labels.values(), 8)}")
-    understood = []
-    merged = []
-    for images, masks in cases:
-        homes = list(dict.fromkeys(item.home for item in masks))
-        if classes and all(item.path in values for item in masks):
-            pass
-        elif len(homes) > 1:
-            first, second = homes[:2]
-            told = f"{images[0].path} has masks in two folders, {first} and {second}"
-            found.problems.append(f"{told}; keep the one that is meant, and move the other elsewhere")
-            continue
-        elif len(masks) > 1 and not _are_objects(images[0], masks):
-            names_of = f"{masks[1].path} and {masks[0].path.name} are both masks of {images[0].path.name}"
-            found.problems.append(f"{names_of}; keep the one that is meant")
-            continue
-        elif len(masks) > 1:
-            merged.append(images[0].path.name)
-        understood.append((images, masks))
-    if merged:
-        found.notes.append(f"{len(merged)} images have several masks each, which are merged: {some(merged)}")
-    return understood, labels, values
+    class_of = _classes([masks for _, masks in cases if len(masks) > 1])
+    if class_of is None:
+        return _merged(found, cases), None, {}
+    named = {item.path: class_of(item) for _, masks in cases for item in masks}
+    order = sorted({class_of(item) for _, masks in cases if len(masks) > 1 for item in masks})
+    labels = {value: re.sub(r"^\d+[. _-]+", "", name) or name for value, name in enumerate(order, 1)}
+    known = {path: order.index(name) + 1 for path, name in named.items() if name in order}
+    found.notes.append(f"each mask of a case is of a class of its own: {some(labels.values(), 8)}")
+    for path in named:
+        if path not in known:
+            found.problems.append(f"{path} is of none of the classes that other masks are named after ({some(labels.values(), 8)})")
+    return [case for case in cases if all(item.path in known for item in case[1])], labels, known
 
 
-def _classes(several: Sequence[Sequence[Item]]) -> dict[Path, str] | None:
-    """The class of each mask, where all cases with several masks have one for each class, by its folder or by its name."""
-    for by_folder in (True, False):
-        named = {item.path: _class_name(item, by_folder) for masks in several for item in masks}
-        homes = all(len({item.home for item in masks}) == 1 for masks in several)
-        distinct = all(len({named[item.path] for item in masks}) == len(masks) for masks in several)
-        counts = Counter(named.values())
+def _classes(several: Sequence[Sequence[Item]]) -> Callable[[Item], str] | None:
+    """What names the class of a mask, its folder or its name, where all cases with several masks have one for each class."""
+    if any(len({item.home for item in masks}) > 1 for masks in several):
+        return None
+    for class_of in (_folder, _own_name):
+        named = [[class_of(item) for item in masks] for masks in several]
+        counts = Counter(name for found in named for name in found)
         recurring = sum(count > 1 for count in counts.values()) >= len(counts) / 2
-        if homes and distinct and recurring and all(map(names.may_be_class, counts)):
-            return named
+        if named and recurring and all(len(set(found)) == len(found) for found in named) and all(map(names.may_be_class, counts)):
+            return class_of
     return None
 
 
-def _class_name(item: Item, by_folder: bool) -> str:
-    if by_folder:
-        return item.place[-1] if item.place else ""
+def _folder(item: Item) -> str:
+    return item.place[-1] if item.place else ""
+
+
+def _own_name(item: Item) -> str:
     return re.sub(r"[ _.-]+", " ", names.MASK.sub(" ", names.spaced(item.stem))).strip()
+
+
+def _merged(found: Found, cases: Sequence[Pairing]) -> list[Pairing]:
+    """Cases without those of whose masks one would have to be chosen."""
+    merged = []
+    several = {id(case): case for case in cases if len(case[1]) > 1}
+    for key, (images, masks) in list(several.items()):
+        homes = list(dict.fromkeys(item.home for item in masks))
+        if len(homes) > 1:
+            told = f"{images[0].path} has masks in two folders, {homes[0]} and {homes[1]}"
+            found.problems.append(f"{told}; keep the one that is meant, and move the other elsewhere")
+        elif not _are_objects(images[0], masks):
+            told = f"{masks[1].path} and {masks[0].path.name} are both masks of {images[0].path.name}"
+            found.problems.append(f"{told}; keep the one that is meant")
+        else:
+            merged.append(images[0].path.name)
+            del several[key]
+    if merged:
+        found.notes.append(f"{len(merged):,} images have several masks each, which are merged: {some(merged)}")
+    kinds = {
+        _folder(masks[0]) for images, masks in cases if images[0].place != masks[0].place and names.may_be_class(_folder(masks[0]))
+    }
+    if len(kinds) > 1:
+        found.notes.append(f"the folders of masks {some(sorted(kinds), 8)} are not told apart: no image has a mask in two of them")
+    return [case for case in cases if id(case) not in several]
 
 
 def _are_objects(image: Item, masks: Sequence[Item]) -> bool:
@@ -251,7 +258,7 @@ def _are_objects(image: Item, masks: Sequence[Item]) -> bool:
     return bool(alone) and not any(names.tokens(item.stem) == names.tokens(image.stem) for item in masks)
 
 
-def _identified(cases: Sequence[tuple[list[Item], list[Item]]]) -> dict[str, tuple[list[Item], list[Item]]]:
+def _identified(cases: Sequence[Pairing]) -> dict[str, Pairing]:
     """Cases by name: that of the image; with its folders where names are not enough, or by the folder where it is one a case."""
     stems = [_stem_of(images, masks) for images, masks in cases]
     places = ["/".join(images[0].place) for images, _ in cases]
@@ -279,37 +286,38 @@ def _stem_of(images: Sequence[Item], masks: Sequence[Item]) -> str:
 def _finished(
     found: Found,
     kind: str,
-    cases: dict[str, tuple[list[Item], list[Item]]],
-    values: dict[Path, int] | None = None,
+    cases: Sequence[Pairing],
+    labels: dict[int, str] | None = None,
+    values: Mapping[Path, int] | None = None,
     channels: tuple[str, ...] | None = None,
-    tree: Tree | None = None,
 ) -> Layout:
-    for case_id, (images, masks) in cases.items():
-        classes = tuple(values[item.path] for item in masks) if values and all(item.path in values for item in masks) else ()
+    """The layout of cases that are understood."""
+    identified = _identified(cases)
+    for case_id, (images, masks) in identified.items():
+        known = [values[item.path] for item in masks if item.path in values] if values else []
         found.sources[case_id] = Source(
-            id=case_id, images=tuple(item.path for item in images), labels=tuple(item.path for item in masks), values=classes
+            id=case_id,
+            images=tuple(item.path for item in images),
+            labels=tuple(item.path for item in masks),
+            values=tuple(known),
         )
-    if len(cases) and channels:
+    if cases and channels:
         found.notes.append(f"the files of a case are its channels, in this order: {', '.join(channels)}")
     found.enough()
-    groups = _patients(found, cases)
     return Layout(
         kind=kind,
         sources=list(found.sources.values()),
+        labels=labels,
         channels=channels,
         volumetric=found.volumetric(),
-        groups=groups,
-        splits=_parts(found, cases),
+        groups=_patients(found, identified),
+        splits=_parts(found, identified),
         notes=found.notes,
         problems=found.problems,
     )
 
 
-def _with_labels(layout: Layout, labels: dict[int, str] | None) -> Layout:
-    return layout if labels is None else outlines.replace_labels(layout, labels)
-
-
-def _patients(found: Found, cases: dict[str, tuple[list[Item], list[Item]]]) -> dict[str, str]:
+def _patients(found: Found, cases: dict[str, Pairing]) -> dict[str, str]:
     """Cases by the folder of their patient, where such folders hold several."""
     groups: dict[str, str] = {}
     for case_id, (images, _) in cases.items():
@@ -330,7 +338,7 @@ def _patients(found: Found, cases: dict[str, tuple[list[Item], list[Item]]]) -> 
     return {case_id: groups.get(case_id, case_id) for case_id in cases}
 
 
-def _parts(found: Found, cases: dict[str, tuple[list[Item], list[Item]]]) -> dict[str, Split]:
+def _parts(found: Found, cases: dict[str, Pairing]) -> dict[str, Split]:
     """The split that folders give: train/ and test/, perhaps with val/; of two parts, the second tests."""
     members: dict[str | None, list[str]] = defaultdict(list)
     for case_id, (images, _) in cases.items():

@@ -70,7 +70,7 @@ def described(files: Sequence[Path]) -> str | None:
 
 def _kind(path: Path) -> tuple[str, str] | None:
     name = path.name.lower()
-    if name.endswith(".txt") and "label" in path.parent.name.lower():
+    if name.endswith(".txt") and any("label" in part.lower() for part in path.parts[-4:-1]):
         return _YOLO
     return next((kind[1:] for kind in _KINDS if name.endswith(kind[0])), None)
 

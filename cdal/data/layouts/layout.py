@@ -148,7 +148,7 @@ class Found:
         volumetric = None
         for source in self.sources.values():
             for path in source.images + tuple(path for path in source.labels if not is_outline(path.name)):
-                kind = ending(path.name) in VOLUME_ENDINGS or path.is_dir()
+                kind = ending(path.name) in VOLUME_ENDINGS or is_series(path)
                 volumetric = kind if volumetric is None else volumetric
                 if kind != volumetric:
                     kinds = ("a volume", "an image") if kind else ("an image", "a volume")
@@ -192,6 +192,11 @@ def ending(name: str) -> str | None:
 def is_outline(name: str) -> bool:
     """Whether a file may hold outlines."""
     return name.lower().endswith((".json", ".geojson"))
+
+
+def is_series(path: Path) -> bool:
+    """Whether one of the images is a folder of DICOM slices."""
+    return ending(path.name) is None and path.is_dir()
 
 
 def is_hidden(name: str) -> bool:

@@ -48,7 +48,8 @@ _FILLER = re.compile(
 _NOT_FOR_TRAINING = _words(r"viz|visuali[sz]ations?|overlays?|previews?|thumb(?:nail)?s?|superpixels?|4d|segmentation[ ]?object")
 _OTHER_ANSWERS = _words(  # folders of masks that are no classes
     r"old|new|v\d*|version|final|expert|rater|observer|reader|annotator|doctor|prediction|predicted|pred|auto|automatic|manual|ground|"
-    r"truth|gt|masks?|labels?|colou?rs?|binary|bin|instances?|semantic|resized|cropped|consensus"
+    r"truth|gt|masks?|labels?|colou?rs?|binary|bin|instances?|semantic|resized|cropped|consensus|sets?|parts?|folds?|batch|split|round|"
+    r"site|cent(?:er|re)|train|val|test"
 )
 _KINDS = re.compile(
     r"(?:class|grade|type|kind|fold|batch|part|set|level|stage|group|site|cent(?:er|re)|hospital|task|dataset|data|slices?|version|v)"

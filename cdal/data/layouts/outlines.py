@@ -17,14 +17,14 @@ from typing import Any
 from cdal.data.dataset import Split
 from cdal.data.layouts import names
 from cdal.data.layouts.layout import Found, Layout, normal, plain, some
-from cdal.data.layouts.pairing import Item, pair
+from cdal.data.layouts.pairing import Item, Pairing, pair
 
 _MOST = 2**30  # bytes of a JSON file
 _MASKS = ("SegmentationClass", "SegmentationClassPNG")
 _IMAGES = "JPEGImages"
 
 
-def outlined_cases(found: Found, files: Sequence[Item], images: Sequence[Item]) -> list[tuple[list[Item], list[Item]]]:
+def outlined_cases(found: Found, files: Sequence[Item], images: Sequence[Item]) -> list[Pairing]:
     """Images with the JSON file that outlines their objects; none where no JSON file is of that kind."""
     if not files:
         return []
@@ -67,7 +67,7 @@ def outlined_cases(found: Found, files: Sequence[Item], images: Sequence[Item]) 
     return cases
 
 
-def voc(folder: Path) -> bool:
+def is_voc(folder: Path) -> bool:
     """Whether a folder has the folders of Pascal VOC, as CVAT and labelme export them."""
     return (folder / _IMAGES).is_dir() and any((folder / name).is_dir() for name in _MASKS)
 
@@ -84,11 +84,6 @@ def with_voc(layout: Layout, folder: Path) -> Layout:
     if labels:
         layout = replace(layout, labels=labels, coloured=True, declared_by="labelmap.txt")
     return replace(layout, splits=splits or layout.splits, notes=notes)
-
-
-def replace_labels(layout: Layout, labels: dict[int, str]) -> Layout:
-    """With names of classes by their values."""
-    return replace(layout, labels=labels)
 
 
 def _colours(path: Path) -> dict[int, str]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdal.data.layouts import names
-from cdal.data.layouts.names import Key
+from cdal.data.layouts.names import Key, Role
 
 _SUFFIX = re.compile(r"_(mask|label|seg|segmentation)$", re.IGNORECASE)
 _FIRST_CHANNEL = "0000"
@@ -32,6 +32,10 @@ class Item:
 
     path: Path
     stem: str
+    folders: tuple[str, ...] = ()
+    """All that it lies in."""
+    role: Role | None = None
+    """What the folders tell it is."""
     place: tuple[str, ...] = ()
     """The folders that tell more than that they hold images or masks: of a patient, of a class."""
     part: str | None = None
@@ -40,12 +44,15 @@ class Item:
     """The folder whose name tells the role, or else the one it lies in."""
 
 
+Pairing = tuple[list[Item], list[Item]]
+"""Images (several: channels) and masks of a case."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """What belongs together."""
 
-    cases: list[tuple[list[Item], list[Item]]] = field(default_factory=list)
-    """Images (several: channels) and masks of a case."""
+    cases: list[Pairing] = field(default_factory=list)
     channels: tuple[str, ...] | None = None
     images: list[Item] = field(default_factory=list)
     """Those without a mask."""

@@ -23,14 +23,16 @@ import torch
 
 from cdal.data.cache import load_cases
 from cdal.data.cases import CaseDataset
-from cdal.data.dataset import Augmentation, Case, DatasetSpec, LabelArray, Preparation, Source, check_whole
+from cdal.data.dataset import IGNORED, Augmentation, Case, DatasetSpec, LabelArray, Preparation, Source, check_whole
 from cdal.data.folds import LEAST_GROUPS, Folds, own_folds
 from cdal.data.geometry import Grid, choose_plane, choose_spacing, resampled_size, sliced, to_slices
-from cdal.data.groups import Groups, find_groups, given_groups, read_groups, read_split, splits_of
 from cdal.data.layouts import Layout, find_layout, plain
-from cdal.data.own.labels import Instances, Reading, decide
-from cdal.data.own.pairs import Pair, read_pair
+from cdal.data.own.groups import Groups, find_groups, given_groups, read_groups, read_split, splits_of
+from cdal.data.own.labels import decide
+from cdal.data.own.pairs import OUTLINES, Pair, read_pair
+from cdal.data.own.reading import Instances, Reading
 from cdal.data.own.survey import CaseFacts, survey
+from cdal.data.own.words import count, notes_on, protocol
 from cdal.data.preparation import (
     choose_window,
     is_ct,
@@ -107,8 +109,8 @@ class OwnDataset(CaseDataset):
                 256 at most.
             groups: the group of every case, such as its patient, or a CSV file with them; "none": every case stands alone. None
                 takes those that the folder or the names of the cases tell.
-            split: the folds to use, or a file with them, see `cdal.data.groups.read_split`; None takes those that the folder gives,
-                or cuts new ones.
+            split: the folds to use, or a file with them, see `cdal.data.own.groups.read_split`; None takes those that the
+                folder gives, or cuts new ones.
             instances: whether objects are told apart and scored; false reads numbered objects as classes. None: numbered objects
                 are recognised, and read as one class.
             ignore_label: the value of pixels that nobody judged; 0: there is none. None recognises it.
@@ -137,7 +139,23 @@ class OwnDataset(CaseDataset):
 
 def survey_of(layout: Layout) -> Any:
     """The facts of the cases of a layout, or what is wrong with each, in the order of their ids."""
-    return survey(sorted_sources(layout), channels=_declared(layout.channels), names=layout.classes or ())
+    return survey(
+        sorted_sources(layout), channels=_declared(layout.channels), names=outline_classes(layout), coloured=layout.coloured
+    )
+
+
+def outline_classes(layout: Layout) -> tuple[str, ...]:
+    """The classes of outlines in JSON; () where masks are no outlines."""
+    outlines = _outlines(layout)
+    if not outlines:
+        return ()
+    from cdal.data.polygons import class_names
+
+    return class_names(outlines)
+
+
+def _outlines(layout: Layout) -> list[Path]:
+    return list(dict.fromkeys(path for source in layout.sources for path in source.labels if path.suffix.lower() == OUTLINES))
 
 
 def sorted_sources(layout: Layout) -> list[Source]:
@@ -167,7 +185,7 @@ def decide_all(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options
     folds = own_folds(ids, groups, {case.id: reading.present(case.mask) for case in facts}, splits, asked=bool(asked))
     longest = max(max(_size(case, preparation)) for case in facts)
     size = options.sample_size or min(-(-longest // _STEP) * _STEP, _LARGEST_SAMPLE)
-    notes = (*layout.notes, *_notes(facts, preparation), *reading.notes, *by, *folds.notes)
+    notes = (*layout.notes, *_left_out(layout), *notes_on(facts, preparation), *reading.notes, *by, *folds.notes)
     spec = DatasetSpec(
         name=re.sub(r"[^\w.-]+", "_", plain(folder.resolve().name)) or "own",
         image_channels=channels,
@@ -175,7 +193,7 @@ def decide_all(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options
         image_size=size,
         volumetric=layout.volumetric,
         folds=folds.names,
-        protocol=_protocol(layout, facts, preparation, size, folds),
+        protocol=protocol(layout, facts, preparation, _AUGMENTATION, size, folds),
         licence=layout.licence,
         preparation=preparation,
         augmentation=_AUGMENTATION,
@@ -198,6 +216,8 @@ def read_case(source: Source, decisions: Decisions) -> Case:
         source, channels=decisions.declared_channels, coloured=reading.coloured, names=spec.classes if reading.declared else ()
     )
     label, instances = reading(pair.values, source.labels[0])
+    if instances is not None and pair.instances is not None:
+        instances = pair.instances
     if spec.volumetric:
         return _volume_case(source, pair, label, instances, spec.preparation)
     pixels = pair.image[0, 0] if len(pair.image) == 1 else np.moveaxis(pair.image[:, 0], 0, 2)
@@ -250,12 +270,14 @@ def recipe(decisions: Decisions) -> dict[str, Any]:
 
 def read_labels(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: Options) -> Reading:
     """What the values of all masks mean. Raises InputError where they mean nothing."""
+    outlined = outline_classes(layout)
     return decide(
         [case.mask for case in facts],
-        layout.labels,
-        layout.ignored,
+        dict(enumerate(outlined, start=1)) if outlined else layout.labels,
+        IGNORED if outlined and any(IGNORED in case.mask.values for case in facts) else layout.ignored,
         where=f"the masks in {folder}",
         files=[source.labels[0] for source in sorted_sources(layout) if source.id in {case.id for case in facts}],
+        declared_by="the outlines" if outlined else layout.declared_by,
         volumetric=layout.volumetric,
         instances=options.instances,
         ignore_label=options.ignore_label,
@@ -275,7 +297,7 @@ def disagreements(sources: Sequence[Source], facts: Sequence[CaseFacts]) -> list
     found = []
     for source, case in zip(sources, facts, strict=True):
         if case.form.channels != first.channels and not colours:
-            mine, theirs = _count(case.form.channels, "channel"), str(first.channels)
+            mine, theirs = count(case.form.channels, "channel"), str(first.channels)
         elif case.form.is_bytes != first.is_bytes and case.spacing is None:
             mine, theirs = ("8-bit values" if one.is_bytes else "values of more bits" for one in (case.form, first))
         else:
@@ -343,39 +365,20 @@ def _with_copies(groups: dict[str, str], facts: Sequence[CaseFacts], told: list[
     if len(set(joined.values())) < LEAST_GROUPS:
         return groups
     told.append(
-        f"{_count(len(copies), 'image')} came under several names, {' and '.join(copies[0][:3])} the first: they stay in one "
+        f"{count(len(copies), 'image')} came under several names, {' and '.join(copies[0][:3])} the first: they stay in one "
         "part of every fold"
     )
     return joined
 
 
-def _notes(facts: Sequence[CaseFacts], preparation: Preparation) -> list[str]:
-    """What was decided of images and grids."""
-    told = []
-    channels = {case.form.channels for case in facts}
-    if len(channels) > 1:
-        grey = [case.id for case in facts if case.form.channels == 1]
-        told.append(f"{len(grey)} of {len(facts)} images are grey, the others RGB: all are read as RGB ({_names(grey)})")
-    turned = [case.id for case in facts if case.turned]
-    if turned:
-        told.append(
-            f"{_count(len(turned), 'image')} would have been turned as EXIF tells, but the masks fit the pixels as stored, which "
-            f"are used ({_names(turned)})"
-        )
-    if preparation.plane != "axial":
-        told.append(f"slices are {preparation.plane} ones: voxels are coarsest, or fewest, across them")
-    if preparation.spacing is not None:
-        told.append(
-            f"spacings differ: slices are resampled to {' x '.join(f'{side:.3g}' for side in preparation.spacing)} mm, their "
-            "median; results are on the grids of the files; --set dataset.resample=false keeps those"
-        )
-    for channel, window in enumerate(preparation.windows):
-        if window is not None:
-            told.append(
-                f"channel {channel} is CT: values from {window[0]:g} to {window[1]:g}, the 0.5th and 99.5th percentile of all "
-                "foreground, become -1 to 1 in every case"
-            )
-    return told
+def _left_out(layout: Layout) -> tuple[str, ...]:
+    """What outlines hold that is not read."""
+    outlines = _outlines(layout)
+    if not outlines:
+        return ()
+    from cdal.data.polygons import describe
+
+    return describe(outlines)
 
 
 def _size(case: CaseFacts, preparation: Preparation) -> tuple[int, int]:
@@ -387,33 +390,5 @@ def _size(case: CaseFacts, preparation: Preparation) -> tuple[int, int]:
     return resampled_size(grid.shape[1:], grid.spacing[1:], preparation.spacing)
 
 
-def _protocol(layout: Layout, facts: Sequence[CaseFacts], preparation: Preparation, size: int, folds: Folds) -> str:
-    if layout.volumetric:
-        grid = "on their own grid" if preparation.spacing is None else "resampled in the slice to their median spacing"
-        what = f"{len(facts)} volumes, LPI, {grid}; {preparation.plane} slices"
-    else:
-        what = f"{len(facts)} images, reduced to at most {preparation.longest_side} px where larger; crops"
-    if preparation.windows:
-        values = "CT in one window for all cases"
-    elif preparation.scaling == "bytes":
-        values = "8-bit values"
-    else:
-        values = "values from the 0.5th to the 99.5th percentile of each case"
-    change = _AUGMENTATION
-    return (
-        f"own data ({layout.kind}): {what} of {size} px, centred on foreground and background alike; {values} to [-1, 1]; "
-        f"turned by up to {change.rotation:g} degrees, scaled by {change.scale[0]} to {change.scale[1]}, brightness and contrast "
-        f"changed by up to {change.brightness:.0%}, no flips; {folds.rule}"
-    )
-
-
 def _declared(names: Sequence[str] | None) -> int | None:
     return None if names is None else len(names)
-
-
-def _names(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -16,185 +16,22 @@ A value is a class where dataset.json (or a list of colours) names it. Where not
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from scipy import ndimage
-
-from cdal.data.dataset import IGNORED, LabelArray
+from cdal.data.dataset import IGNORED
+from cdal.data.own.masks import FEW_OBJECTS, MOST_CLASSES, MaskFacts
+from cdal.data.own.reading import Reading, hex_colour, listed
 from cdal.errors import InputError
 
-Values = npt.NDArray[np.integer[Any]]
-Instances = npt.NDArray[np.int32]
-
 FOREGROUND = "foreground"
-MOST_CLASSES = 31  # where nothing names them
-MOST_VALUES = 20_000  # that are noted of a mask; more are no class numbers, and hardly objects
-_FULL_SCALE = {1, 255, 65535}  # what tools write for "yes"
+_FULL_SCALE = 255  # what tools write for "yes", besides 1 and the highest number of more bits
 _SOFT_FROM = 32  # a level below has no room for greys
 _AREA = 0.02  # of a value's pixels lie within a square of their own, if it is a class
 _LITTLE = 0.005  # of the foreground: what is rarer is no class, whatever it fills
 _LOSS = 0.1  # of the higher level, by which JPEG changes values
 _CONNECTED = 0.8  # of numbered objects are in one part
-_FEW_OBJECTS, _SOME_OBJECTS = 4, 6
-_MOST_BOXES = 16  # times the pixels of a mask, that its objects' bounding boxes may have together, to be looked into
-_ALL_NEIGHBOURS = {2: np.ones((3, 3), bool), 3: np.ones((3, 3, 3), bool)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskFacts:
-    """The values of a mask as it is stored; plain numbers."""
-
-    values: Sequence[int]
-    """In ascending order, the first 20,000."""
-    counts: Sequence[int]
-    """How many pixels have each."""
-    solid: Sequence[int]
-    """How many of those have eight neighbours of the same value."""
-    whole: int = -1
-    """How many of the values above 0 form one connected part; -1 where it was not looked at."""
-    coloured: bool = False
-    """Values are 65536 red + 256 green + blue."""
-    lossy: bool = False
-    """Stored as JPEG."""
-    objects: bool = False
-    """Put together from files that hold an object each, which are numbered."""
-
-    @property
-    def foreground(self) -> list[int]:
-        """The values besides 0."""
-        return [value for value in self.values if value]
-
-
-def mask_facts(values: Values, *, coloured: bool = False, lossy: bool = False, objects: bool = False) -> MaskFacts:
-    """Look at a mask (H, W) or (D, H, W)."""
-    flat = values.dtype == np.uint8
-    if flat:
-        numbers = sum((np.bincount(part.ravel(), minlength=256) for part in values), np.zeros(256, np.int64))
-        distinct = np.flatnonzero(numbers)
-        counts = numbers[distinct]
-    else:
-        distinct, counts = np.unique(values, return_counts=True)
-    distinct, counts = distinct[:MOST_VALUES], counts[:MOST_VALUES]
-    solid = counts
-    if len(distinct) > 2:
-        inner = _inner(values if values.ndim == 3 else values[None])
-        if flat:
-            solid = np.bincount(inner, minlength=256)[distinct]
-        else:
-            own, times = np.unique(inner, return_counts=True)
-            solid = np.zeros_like(counts)
-            solid[np.isin(distinct, own)] = times[np.isin(own, distinct)]
-    return MaskFacts(
-        values=distinct.tolist(),
-        counts=counts.tolist(),
-        solid=solid.tolist(),
-        whole=-1 if coloured else _whole(values, distinct[distinct > 0]),
-        coloured=coloured,
-        lossy=lossy,
-        objects=objects,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the values of all masks of a dataset mean."""
-
-    classes: tuple[str, ...]
-    labels: Mapping[int, int] = field(default_factory=dict)
-    """The label that each value becomes, `IGNORED` among them; 0 becomes 0 where it is not named."""
-    at_least: int | None = None
-    """Values from this one on are class 1; `labels` is empty then."""
-    coloured: bool = False
-    """Masks are read as colours."""
-    instances: bool = False
-    """Whether objects are told apart."""
-    numbered: bool = False
-    """Values number the objects; otherwise connected parts are objects."""
-    declared: str = ""
-    """What names the values, such as dataset.json; "" where they were found in the masks."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def has_ignored(self) -> bool:
-        """Whether pixels may be `IGNORED`."""
-        return IGNORED in self.labels.values()
-
-    def __call__(self, values: Values, path: Path) -> tuple[LabelArray, Instances | None]:
-        """The label of a mask, and its objects where they are told apart, in the shape of the values.
-
-        Raises:
-            InputError: a value that is not among those that were declared, or that were found.
-        """
-        label = self._label(values, path)
-        if not self.instances:
-            return label, None
-        if self.numbered:
-            return label, np.where(label > 0, values, 0).astype(np.int32)
-        parts = np.zeros(values.shape, np.int32)
-        for value in range(1, len(self.classes) + 1):
-            own, count = ndimage.label(label == value, _ALL_NEIGHBOURS[label.ndim], output=np.int32)[:2]
-            parts += np.where(own > 0, own + (parts.max() if count else 0), 0).astype(np.int32)
-        return label, parts
-
-    def present(self, mask: MaskFacts) -> frozenset[int]:
-        """The labels that a mask has, background and ignored pixels aside."""
-        return frozenset(map(self._one, mask.values)) - {0, IGNORED}
-
-    def refusal(self, mask: MaskFacts, path: Path) -> str | None:
-        """A sentence on the first value of a mask that was not declared; None where all were."""
-        if self.at_least is not None:
-            return None
-        return next((self._unknown(path, value) for value in mask.values if value and value not in self.labels), None)
-
-    def counts(self, mask: MaskFacts) -> npt.NDArray[np.int64]:
-        """How many pixels of a mask have each label (256,); those of values that mean nothing count as background."""
-        counts = np.zeros(256, np.int64)
-        for value, count in zip(mask.values, mask.counts, strict=True):
-            counts[self._one(value)] += count
-        return counts
-
-    def lenient(self, values: Values) -> LabelArray:
-        """The label of a mask for a picture: values that mean nothing become background."""
-        distinct, places = np.unique(values, return_inverse=True)
-        becomes: LabelArray = np.array([self._one(int(value)) for value in distinct], np.uint8)
-        return becomes[places].reshape(values.shape)
-
-    def recipe(self) -> list[Any]:
-        """All that decides a label besides the file, for the cache."""
-        return [sorted(self.labels.items()), self.at_least, self.coloured, self.instances, self.numbered]
-
-    def _one(self, value: int) -> int:
-        """The label of a value, 0 where it means nothing."""
-        return self.labels.get(value, 0) if self.at_least is None else int(value >= self.at_least)
-
-    def _label(self, values: Values, path: Path) -> LabelArray:
-        if self.at_least is not None:
-            return (values >= self.at_least).astype(np.uint8)
-        known = np.array(sorted({0, *self.labels} if not self.coloured else self.labels), np.int64)
-        becomes = np.array([self.labels.get(int(value), 0) for value in known], np.uint8)
-        if values.size and values.min() >= 0 and known.max() < 2**16 and values.max() < 2**16:  # a table is faster than a search
-            table = np.zeros(2**16, np.uint8)
-            table[known] = becomes
-            unknown = np.ones(2**16, bool)
-            unknown[known] = False
-            wrong = unknown[values]
-            label: LabelArray = table[values]
-        else:
-            place = np.clip(np.searchsorted(known, values), 0, len(known) - 1)
-            wrong = known[place] != values
-            label = becomes[place]
-        if wrong.any():
-            raise InputError(self._unknown(path, int(values[wrong][0])))
-        return label
-
-    def _unknown(self, path: Path, value: int) -> str:
-        if self.declared:
-            return f"{path} has the label {value}; {self.declared} declares {_listed(sorted({0, *self.labels}))}"
-        return f"{path} has the value {value}; a mask must hold whole class numbers from 0 to 255"
+_SOME_OBJECTS = 6
 
 
 def decide(
@@ -225,19 +62,33 @@ def decide(
     Raises:
         InputError: no foreground, or values that cannot be told to be classes.
     """
+    _check_palettes(masks, files, where)
     if names is not None:
         return _named(masks, names, ignored if ignore_label is None else ignore_label or None, declared_by, instances)
     if len(files) == len(masks) and masks:
         most = max(range(len(masks)), key=lambda number: len(masks[number].values))
-        where = f"{where} (such as {files[most].name})"
+        where = f"the masks (such as {files[most]})"
     if any(mask.coloured for mask in masks):
         return _colours(masks, where, instances)
     found = _decide_values(masks, where, volumetric, instances, ignore_label)
     bare = sum(0 not in mask.values for mask in masks)
     if bare == len(masks) and found.at_least is None:
         note = f"no pixel of {where} is 0: every pixel belongs to a class, and there is no background"
-        found = _with_notes(found, note)
+        found = replace(found, notes=(*found.notes, note))
     return found
+
+
+def _check_palettes(masks: Sequence[MaskFacts], files: Sequence[Path], where: str) -> None:
+    """Refuse indices that stand for one colour in a mask and for another in the next."""
+    seen: dict[int, tuple[int, int]] = {}
+    for number, mask in enumerate(masks):
+        for value, colour in zip(mask.values, mask.palette, strict=False):
+            first, meant = seen.setdefault(value, (number, colour))
+            if value and colour != meant and len(files) == len(masks):
+                raise InputError(
+                    f"{files[number]} shows the value {value} as {hex_colour(colour)}, but {files[first].name} as "
+                    f"{hex_colour(meant)}: their palettes differ, and {where} mean nothing together; save them with one palette, or as RGB"
+                )
 
 
 def _decide_values(
@@ -256,7 +107,7 @@ def _decide_values(
         high = max(values, default=1)
         return Reading(classes=(FOREGROUND,), at_least=1, instances=told_apart, numbered=high <= 1 or not plain)
     together = max(len(mask.foreground) for mask in masks)
-    full_scale = together == 1 and set(values) <= _FULL_SCALE
+    full_scale = together == 1 and values[-1] >= _FULL_SCALE and (values[0] == 1 or values[-1] > _FULL_SCALE)
     if len(values) == 1 or full_scale:
         notes: tuple[str, ...] = ()
         if len(values) > 1:
@@ -292,16 +143,17 @@ def _classes(masks: Sequence[MaskFacts], values: Sequence[int], where: str, inst
     if len(values) > MOST_CLASSES or lossy or (len(thin) > 2 and values[-1] >= _SOFT_FROM and len(thin) > len(values) / 2):
         raise InputError(
             f"{where} hold {len(values) + 1} different values together; they look "
-            f"antialiased{', saved with loss' if lossy else ''} or continuous, and must hold whole class numbers: resize masks by the nearest pixel and save them as PNG"
+            f"antialiased{', saved with loss' if lossy else ''} or continuous, and must hold whole class numbers: resize masks "
+            "by the nearest pixel and save them as PNG"
         )
     notes = []
     if thin and values[-1] >= _SOFT_FROM:
         notes.append(
-            f"the value{'s' * (len(thin) > 1)} {_listed(thin)} in {where} fill{'s' * (len(thin) == 1)} no area: thin lines, or "
+            f"the value{'s' * (len(thin) > 1)} {listed(thin)} in {where} fill{'s' * (len(thin) == 1)} no area: thin lines, or "
             "edges that a resize has blurred; read as a class"
         )
     if values != list(range(1, len(values) + 1)) or notes:
-        notes.append(f"{where} hold the values {_listed(values)}, each read as a class")
+        notes.append(f"{where} hold the values {listed(values)}, each read as a class")
     labels = {value: number for number, value in enumerate(values, start=1)}
     return Reading(classes=tuple(f"value {value}" for value in values), labels=labels, instances=instances, notes=tuple(notes))
 
@@ -311,14 +163,18 @@ def _named(
 ) -> Reading:
     labels = {value: number for number, value in enumerate(names, start=1)}
     notes = []
+    found = {value for mask in masks for value in mask.foreground} - {ignored}
+    if len(names) == 1 and found - {*names} == {IGNORED} and ignored is None and all(len(mask.foreground) < 2 for mask in masks):
+        labels[IGNORED] = 1
+        notes.append(
+            f"masks hold {IGNORED} where {declared_by} names {next(iter(names))}: it is read as {next(iter(names.values()))}"
+        )
     if ignored is not None:
         labels[ignored] = IGNORED
         notes.append(f"pixels of the value {ignored} are left out: no loss, no score ({declared_by} names it ignore)")
     if not any(labels.get(value, 0) not in (0, IGNORED) for mask in masks for value in mask.values):
-        raise InputError(f"no mask holds a class that {declared_by} names ({_listed([*names])})")
+        raise InputError(f"no mask holds a class that {declared_by} names ({listed([*names])})")
     coloured = any(mask.coloured for mask in masks)
-    if coloured:
-        labels.setdefault(0, 0)
     return Reading(
         classes=tuple(names.values()), labels=labels, coloured=coloured, declared=declared_by, instances=bool(instances),
         notes=tuple(notes),
@@ -337,8 +193,8 @@ def _colours(masks: Sequence[MaskFacts], where: str, instances: bool | None) -> 
     background = 0 if 0 in counts else max(colours, key=lambda colour: counts[colour])
     classes = [colour for colour in colours if colour != background]
     labels = {colour: number for number, colour in enumerate(classes, start=1)} | {background: 0}
-    note = f"{where} are coloured: each of {len(classes)} colours is read as a class, {_hex(background)} as the background"
-    return Reading(classes=tuple(map(_hex, classes)), labels=labels, coloured=True, instances=bool(instances), notes=(note,))
+    note = f"{where} are coloured: each of {len(classes)} colours is read as a class, {hex_colour(background)} as the background"
+    return Reading(classes=tuple(map(hex_colour, classes)), labels=labels, coloured=True, instances=bool(instances), notes=(note,))
 
 
 def _marks_unjudged(masks: Sequence[MaskFacts], values: Sequence[int]) -> bool:
@@ -388,7 +244,7 @@ def _numbers_objects(masks: Sequence[MaskFacts], values: Sequence[int], volumetr
     if len(values) > MOST_CLASSES:
         return True
     in_a_row = sum(mask.foreground == list(range(1, len(mask.foreground) + 1)) for mask in filled) >= _CONNECTED * len(filled)
-    many = max(sizes) >= (_FEW_OBJECTS if len(set(sizes)) > 1 else _SOME_OBJECTS)
+    many = max(sizes) >= (FEW_OBJECTS if len(set(sizes)) > 1 else _SOME_OBJECTS)
     return in_a_row and many and (len(set(sizes)) > 1 or not volumetric)
 
 
@@ -401,47 +257,3 @@ def _totals(masks: Sequence[MaskFacts]) -> tuple[dict[int, int], dict[int, int]]
             counts[value] = counts.get(value, 0) + count
             solid[value] = solid.get(value, 0) + own
     return counts, solid
-
-
-def _inner(values: Values) -> Values:
-    """The values (N,) of the pixels of (D, H, W) whose eight neighbours in their slice are the same."""
-    beside = values[:, :, 1:] == values[:, :, :-1]
-    rows = beside[:, :, 1:] & beside[:, :, :-1]  # three in a row, (D, H, W - 2)
-    above = values[:, 1:, 1:-1] == values[:, :-1, 1:-1]
-    block = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:] & above[:, 1:] & above[:, :-1]
-    found: Values = values[:, 1:-1, 1:-1][block]
-    return found
-
-
-def _whole(values: Values, distinct: Values) -> int:
-    """How many values form one connected part; -1 where that could not tell numbered objects from classes, or takes too long."""
-    count = len(distinct)
-    enough = _FEW_OBJECTS if values.ndim == 2 else MOST_CLASSES
-    if count < enough or count >= MOST_VALUES:
-        return -1
-    ranks = np.searchsorted(distinct, values) + 1
-    ranks[values <= 0] = 0
-    boxes = ndimage.find_objects(ranks, count)
-    pixels = sum(int(np.prod([side.stop - side.start for side in box])) for box in boxes if box)
-    if pixels > _MOST_BOXES * values.size:
-        return -1
-    structure = _ALL_NEIGHBOURS[values.ndim]
-    return sum(ndimage.label(ranks[box] == number, structure)[1] == 1 for number, box in enumerate(boxes, start=1) if box)
-
-
-def _with_notes(reading: Reading, *notes: str) -> Reading:
-    from dataclasses import replace
-
-    return replace(reading, notes=(*reading.notes, *notes))
-
-
-def _hex(colour: int) -> str:
-    return f"#{colour:06x}"
-
-
-def _listed(values: Sequence[int]) -> str:
-    """1 to 3; or 0, 1 and 4."""
-    if len(values) > 2 and list(values) == list(range(values[0], values[-1] + 1)):
-        return f"{values[0]} to {values[-1]}"
-    shown = [str(value) for value in values[:8]] + (["..."] if len(values) > 8 else [])
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from cdal.data.dataset import Source
 from cdal.data.images import ColoursError, orientation, read_image, read_mask
 from cdal.data.layouts import VOLUME_ENDINGS
-from cdal.data.own.labels import Values
+from cdal.data.own.masks import Values
 from cdal.errors import InputError
 
+OUTLINES = ".json"
 _LOSSY = (".jpg", ".jpeg")
 
 
@@ -42,6 +44,12 @@ class Pair(NamedTuple):
     """The mask was put together from files that hold an object each: values number them."""
     turned: bool = False
     """The image tells that it is stored turned, but its mask fits the pixels as they are stored."""
+    note: str = ""
+    """How the header of a volume was understood, where that was in doubt; how an image was turned."""
+    palette: Sequence[int] = ()
+    """Colours, as 65536 red + 256 green + blue, of the values from 0 on, where the mask is stored with a palette."""
+    instances: npt.NDArray[np.int32] | None = None
+    """(D, H, W), where outlines tell objects apart."""
 
 
 def is_volume(path: Path) -> bool:
@@ -65,14 +73,15 @@ def read_pair(source: Source, *, channels: int | None = None, coloured: bool | N
 
 
 def _read_volumes(source: Source, channels: int | None) -> Pair:
-    from cdal.data.volumes import read_labelled  # needs nibabel, which images do without
+    from cdal.data.volumes import read_grid, read_label, read_labelled, read_volume  # needs nibabel, which images do without
 
-    masks = []
-    for label in source.labels:
-        image, values, spacing = read_labelled(Source(id=source.id, images=source.images, labels=(label,)), channels)
-        masks.append(values)
+    image, first, spacing = read_labelled(source, channels)
+    masks = [first]
+    if len(source.labels) > 1:
+        volume = read_volume(source.images[0])
+        masks += [read_label(path, source.images[0], volume) for path in source.labels[1:]]
     values, objects = _together(masks, source)
-    return Pair(image, values, spacing, objects=objects)
+    return Pair(image, values, spacing, objects=objects, note=read_grid(source.images[0]).note)
 
 
 def _read_images(source: Source, channels: int | None, coloured: bool | None, names: Sequence[str]) -> Pair:
@@ -84,18 +93,28 @@ def _read_images(source: Source, channels: int | None, coloured: bool | None, na
     count = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels is not None and count != channels:
         raise InputError(f"{source.images[0]} has {count} channel{'s' * (count != 1)}; dataset.json names {channels}")
-    masks, coloured = _read_masks(source.labels, coloured)
-    turned = False
+    instances: npt.NDArray[np.int32] | None = None
+    masks: list[npt.NDArray[Any]]
+    if source.labels[0].suffix.lower() == OUTLINES:
+        from cdal.data.polygons import read_polygons  # most data come without
+
+        outlined = read_polygons(source.labels[0], source.images[0].name, pixels.shape[:2], names)
+        masks, coloured, instances = [outlined.values], False, outlined.instances[None]
+    else:
+        masks, coloured = _read_masks(source.labels, coloured)
+    is_turned, turned = orientation(source.images[0]) != 1, False
     for path, values in zip(source.labels, masks, strict=True):
         if values.shape == pixels.shape[:2]:
             continue
-        stored = read_image(source.images[0], upright=False) if orientation(source.images[0]) != 1 and len(parts) == 1 else None
+        stored = read_image(source.images[0], upright=False) if is_turned and len(parts) == 1 else None
         if stored is None or values.shape != stored.shape[:2]:
             raise InputError(f"{path} is {_size(values)}, but its image {source.images[0].name} is {_size(pixels)}")
         pixels, turned = stored, True
     values, objects = _together(masks, source)
+    palette = [] if coloured or len(source.labels) > 1 else _palette(source.labels[0])
     lossy = any(path.suffix.lower() in _LOSSY for path in source.labels)
-    return Pair(_as_case(pixels), values[None], None, coloured, lossy, objects, turned)
+    note = "stored turned, and shown upright as EXIF tells" if is_turned and not turned else ""
+    return Pair(_as_case(pixels), values[None], None, coloured, lossy, objects, turned, note, palette, instances)
 
 
 def _read_masks(paths: Sequence[Path], coloured: bool | None) -> tuple[list[npt.NDArray[Any]], bool]:
@@ -107,6 +126,16 @@ def _read_masks(paths: Sequence[Path], coloured: bool | None) -> tuple[list[npt.
             if coloured is False:
                 raise
     return [read_mask(path, colours=True) for path in paths], True
+
+
+def _palette(path: Path) -> list[int]:
+    """The colours of a file that was decoded and stores indices; none of others."""
+    if path.suffix.lower() == OUTLINES:
+        return []
+    with Image.open(path) as image:
+        colours = image.getpalette("RGB") if image.mode == "P" else None
+    table = np.array(colours or [], np.int64).reshape(-1, 3)
+    return (table @ (65536, 256, 1)).tolist()  # type: ignore[no-any-return]
 
 
 def _together(masks: Sequence[npt.NDArray[Any]], source: Source) -> tuple[Values, bool]:

@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from cdal.data.cache import load_facts
 from cdal.data.dataset import Source
-from cdal.data.own.labels import MaskFacts, mask_facts
+from cdal.data.own.masks import MaskFacts, mask_facts
 from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.preparation import foreground_sample
 from cdal.errors import InputError
 
-_VERSION = 3  # of the facts; a higher one has files looked at again
+_VERSION = 1  # of the facts; a higher one has files looked at again
 _SKETCH = 16  # side of the sketch that near-copies are found by, pixels
 _COMPARED = 96  # longer side at which the edges of image and mask are compared, pixels
 _FEWEST = 32  # pixels of a side, below which chance places edges
@@ -59,6 +59,8 @@ class CaseFacts:
     mask: MaskFacts
     turned: bool
     """See `Pair`."""
+    note: str
+    """What its reader should be told of how the header of the image was understood; "" where nothing was in doubt."""
     digest: str
     """Of the image's pixels."""
     sketch: Sequence[int]
@@ -76,7 +78,7 @@ class CaseFacts:
 
 
 def survey(
-    sources: Sequence[Source], *, channels: int | None = None, names: Sequence[str] = ()
+    sources: Sequence[Source], *, channels: int | None = None, names: Sequence[str] = (), coloured: bool = False
 ) -> Iterator[CaseFacts | InputError]:
     """The facts of every case in order, or the error on what is wrong with it.
 
@@ -84,9 +86,11 @@ def survey(
         sources: the files of every case.
         channels: how many image channels dataset.json declares, if it does.
         names: the classes of outlines in JSON, in their order.
+        coloured: whether the colours of masks are declared.
     """
-    recipe = {"facts": _VERSION, "channels": channels, "names": list(names)}
-    for source, found in zip(sources, load_facts(sources, partial(_look, channels=channels, names=names), recipe), strict=True):
+    recipe = {"facts": _VERSION, "channels": channels, "names": list(names), "coloured": coloured}
+    look = partial(_look, channels=channels, names=names, coloured=coloured)
+    for source, found in zip(sources, load_facts(sources, look, recipe), strict=True):
         if isinstance(found, InputError):
             yield found
         else:
@@ -113,17 +117,22 @@ def case_facts(case_id: str, pair: Pair) -> CaseFacts:
         mean=float(image[0].mean(dtype=np.float64)),
         sample=[] if bytes_ else [foreground_sample(channel, values).tolist() for channel in image],
         mask=mask_facts(
-            values if pair.spacing is not None else values[0], coloured=pair.coloured, lossy=pair.lossy, objects=pair.objects
+            values if pair.spacing is not None else values[0],
+            coloured=pair.coloured,
+            lossy=pair.lossy,
+            objects=pair.objects,
+            palette=pair.palette,
         ),
         turned=pair.turned,
+        note=pair.note,
         digest=hashlib.blake2b(image.tobytes() + repr(image.shape).encode(), digest_size=16).hexdigest(),
         sketch=_sketch(small),
         shift=_shift(small, _at(_reduced((values[shown] > 0).astype(np.float32), _COMPARED), small.shape)),
     )
 
 
-def _look(source: Source, channels: int | None, names: Sequence[str]) -> dict[str, Any]:
-    facts = asdict(case_facts(source.id, read_pair(source, channels=channels, names=names)))
+def _look(source: Source, channels: int | None, names: Sequence[str], coloured: bool) -> dict[str, Any]:
+    facts = asdict(case_facts(source.id, read_pair(source, channels=channels, coloured=coloured or None, names=names)))
     del facts["id"]  # the same files may have another name
     return facts
 

@@ -145,7 +145,7 @@ def _(folder: Path) -> Steps:
             [("patient_id", "filename"), *((f"P{number // 3}", f"{name}.png") for number, name in enumerate(names))]
         )
     yield
-    from cdal.data.groups import read_groups
+    from cdal.data.own.groups import read_groups
 
     groups = read_groups(table)
     is_grouped(opened(folder, groups=groups), lambda case_id: int(case_id[4:]) // 3)
@@ -444,7 +444,7 @@ def _(folder: Path) -> Steps:
     with (folder.parent / "split.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("fold", "case", "part"), *rows])
     yield
-    from cdal.data.groups import read_split
+    from cdal.data.own.groups import read_split
 
     split = opened(folder, split=read_split(folder.parent / "split.csv")).split(0)
     assert (sorted(split.validation), sorted(split.test)) == (["case_4", "case_5"], ["case_6", "case_7"])

@@ -76,6 +76,27 @@ def counted(cases: Collection[str], groups: Mapping[str, str]) -> str:
     return f"{len(cases)} ({count} group{'s' * (count != 1)})" if groups else str(len(cases))
 
 
+def spread(cases: Sequence[str], groups: Mapping[str, str], count: int) -> tuple[str, ...]:
+    """So many of the cases, in order; 0 for all.
+
+    The first ones, or where cases belong together as many of each group, spread evenly over it: the first slices of one patient say
+    little.
+    """
+    if not groups or not 0 < count < len(cases):
+        return tuple(cases[: count or None])
+    members: dict[str, list[str]] = defaultdict(list)
+    for case_id in cases:
+        members[groups.get(case_id, case_id)].append(case_id)
+    turns = sorted((turn, place) for place, own in enumerate(members.values()) for turn in range(len(own)))
+    taken = Counter(place for _, place in turns[:count])
+    chosen = {
+        own[(2 * number + 1) * len(own) // (2 * taken[place])]
+        for place, own in enumerate(members.values())
+        for number in range(taken[place])
+    }
+    return tuple(case_id for case_id in cases if case_id in chosen)
+
+
 def find_groups(ids: Sequence[str]) -> Groups | None:
     """What cases belong to by their names; None where the names show nothing, and for cases that all stand alone, or all together.
 
@@ -183,7 +204,7 @@ def own_options(groups: str | None, split: str | None) -> dict[str, Any]:
 
 def check_own(dataset: str, options: Mapping[str, Any]) -> None:
     """Raise InputError where groups or splits are given for a dataset whose folds are published."""
-    for name in ("groups", "split"):
+    for name in ("split", "groups"):
         if dataset != "own" and name in options:
             raise InputError(f"--{name} is for your own data (--dataset own); the dataset {dataset} has folds of its own")
 
