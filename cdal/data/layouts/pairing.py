@@ -92,7 +92,7 @@ class _Index:
 
     def __init__(self, images: Sequence[Item], masks: Sequence[Item]) -> None:
         """Places and parts count where there are such of one name among images and masks."""
-        self._by_place = bool({item.place for item in images} & {item.place for item in masks})
+        self._by_place = bool({item.place for item in images if item.place} & {item.place for item in masks})
         self._by_part = bool({item.part for item in images} & {item.part for item in masks})
         places = Counter((item.part, item.place) for item in images if item.place)
         self.folder_a_case = len(places) > 1 and sum(count == 1 for count in places.values()) > len(places) / 2
