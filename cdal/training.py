@@ -395,8 +395,8 @@ def _check_config(config: Config, path: Path, info: dict[str, Any], tensors: dic
     if checkpoint.attending(config, checkpoint.unprefixed(tensors, "generator.")) != config:
         sides = list(config.model.attention_resolutions)
         raise InputError(
-            f"{path} was trained by an older version, for which model.attention_resolutions = {sides} meant self-attention at other "
-            "levels; use another folder"
+            f"{path} was trained by an older version, for which model.attention_resolutions = {sides} meant self-attention at "
+            "other levels; use another folder"
         )
 
 
