@@ -348,6 +348,15 @@ def test_masks_without_image_are_not_given_to_a_shorter_name(tmp_path: Path) -> 
     assert "have names that do not fit each other; give every mask the name of its image" in layout.problems[0]
 
 
+@pytest.mark.parametrize("other", ["test_1_mask.png", "frame_1_mask.png"])
+def test_a_mask_is_not_given_to_an_image_of_another_word(tmp_path: Path, other: str) -> None:
+    first = "train_{}" if "test" in other else "scan_{}"
+    touch(tmp_path, *(f"{first.format(n)}{end}.png" for n in "2345" for end in ("", "_mask")), f"{first.format(1)}.png", other)
+    told = find_layout(tmp_path).problems
+    assert sorted("has no mask" in sentence for sentence in told) == [False, True]
+    assert any(f"{other} has no image" in sentence for sentence in told)
+
+
 def test_outlines_of_labelme(tmp_path: Path) -> None:
     for number in NUMBERS:
         touch(tmp_path, f"a{number}.png")

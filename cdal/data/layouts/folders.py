@@ -1,9 +1,11 @@
 """Layouts that folders and names tell, without a dataset.json.
 
-two folders           images/ and masks/ by any of their names, with folders of parts, classes or patients within or around
-side by side          case_1.png and case_1_mask.png in one folder
-a folder a case       case_1/image.nii.gz and case_1/segmentation.nii.gz, case_1/images/ and case_1/masks/
-outlines              JSON files beside the images, or one for all (see `outlines`)
+    two folders           images/ and masks/ by any of their names, with folders of parts, classes or patients within or around
+    side by side          case_1.png and case_1_mask.png in one folder
+    a folder a case       case_1/image.nii.gz and case_1/segmentation.nii.gz, case_1/images/ and case_1/masks/
+    outlines              JSON files beside the images, or one for all (see `outlines`)
+
+Names are read by `names`; which mask belongs to which image is told by `pairing`.
 """
 
 import os

@@ -79,6 +79,15 @@ def bare(name: str) -> Key:
     return tokens(text)
 
 
+def contradict(one: str, other: str) -> bool:
+    """Whether two names have different words for images, or for parts: `train_1` and `test_1`, but not `21_training` and `21`."""
+    for words in (_IMAGE, _PART):
+        first, second = ({word.lower() for word in words.findall(spaced(name))} for name in (one, other))
+        if first and second and first != second:
+            return True
+    return False
+
+
 def unmasked(name: str) -> Key:
     """The words and numbers that are left when those for masks are taken off."""
     return tokens(MASK.sub(" ", spaced(name)))

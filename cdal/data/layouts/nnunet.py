@@ -1,8 +1,10 @@
 """nnU-Net's raw data: a file per channel, CASE_0000.EXT, and CASE.EXT with the label.
 
-dataset.json      "channel_names" (or "modality"), "labels", "file_ending"; "dataset" where files lie elsewhere in the folder
-imagesTr/         CASE_0000.EXT, CASE_0001.EXT, ...
-labelsTr/         CASE.EXT
+    dataset.json      "channel_names" (or "modality"), "labels", "file_ending"; "dataset" where files lie elsewhere in the folder
+    imagesTr/         CASE_0000.EXT, CASE_0001.EXT, ...
+    labelsTr/         CASE.EXT
+
+What labels mean, and splits_final.json, is read by `declared`.
 """
 
 import re

@@ -125,7 +125,7 @@ class _Index:
 
     def _bare(self, mask: Item, key: Key) -> list[Item]:
         """An empty key (image.png and mask.png) is good in a folder of one case, or where there is one image."""
-        found = self.get(mask, ("bare", key))
+        found = [image for image in self.get(mask, ("bare", key)) if not names.contradict(image.stem, mask.stem)]
         return found if key or mask.place or len(self.get(mask, None)) == 1 else []
 
 
