@@ -8,6 +8,8 @@ On real data (small models where there is no GPU, the published sizes where ther
 
     python tune/search.py --dataset hippocampus --data Task04_Hippocampus --time-budget 30m
     python tune/search.py --data my_images                     # your own: images/ and masks/, nnU-Net or Decathlon layout
+    python tune/search.py --data my_slices --groups patients.csv           # no patient is both trained and tested on
+    python tune/search.py --data my_slices --split results/first/splits    # the folds of an earlier experiment
 
 On a Ray cluster, two GPUs a trial, from its head (`ray attach cluster.yaml`) or through `ray job submit`:
 

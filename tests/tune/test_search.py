@@ -290,7 +290,7 @@ def test_help_explains_and_lists_every_option() -> None:
         "--dataset --data --space --set --fold --epochs --trials --time-budget --seed --max-concurrent --workers-per-trial "
         "--cpus-per-worker --gpus-per-worker --address --storage --name --resume --retry-failed --dry-run --repeat --gpu-hours "
         "--cost-per-gpu-hour --min-improvement --sampler --scheduler --objectives --warm-start --try --notify "
-        "--notify-command --keep"
+        "--notify-command --keep --groups --split"
     )
     assert set(re.findall(r"(?<![\w-])--[a-z-]+", search.parser().format_usage())) == set(options.split())
     assert "python tune/search.py --dataset hippocampus --data" in text
