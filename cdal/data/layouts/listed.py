@@ -1,6 +1,6 @@
 """Cases that a JSON file lists: Decathlon's dataset.json, nnU-Net's of the first version, MONAI's datalists.
 
-    Decathlon     "training": [{"image": FILE, "label": FILE}, ...], "labels": {"0": "background", "1": NAME}, "modality": {"0": NAME}
+    Decathlon     "training": [{"image": FILE, "label": FILE}, ...], "labels": {"0": "background", "1": NAME}, "modality": {...}
     nnU-Net 1     the same, but FILE.nii.gz of an image stands for FILE_0000.nii.gz and those of the other modalities
     MONAI         "training": [{"image": FILE or [FILE, ...], "label": FILE, "fold": 0}, ...], "validation", "testing"
 
