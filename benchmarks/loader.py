@@ -85,7 +85,8 @@ def measure(dataset: Dataset, config: Config, device: torch.device, batches: int
     def train(step: int, loading: bool) -> None:
         rng = torch.Generator(device).manual_seed(step)
         draws = Draws.random(shape, config.diffusion.timesteps, config.model.latent_size, rng)
-        trainer.step(*(load(step) if loading else batch), draws)
+        image, mask, known = load(step) if loading else batch
+        trainer.step(image, mask, draws, known)
 
     without = _milliseconds(lambda step: train(step, False), steps, device)
     measured = _milliseconds(lambda step: train(step, True), steps, device) - without if device.type == "cuda" else float("nan")

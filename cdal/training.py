@@ -28,6 +28,7 @@ from cdal import checkpoint
 from cdal.config import Config
 from cdal.data import Dataset, steps_per_pass, training_batch
 from cdal.data.dataset import DatasetSpec
+from cdal.data.own.groups import spread
 from cdal.devices.memory import keep_freed_memory, peak_memory
 from cdal.devices.workers import from_rank_zero, rank_and_world, together
 from cdal.errors import DivergedError, InputError
@@ -244,7 +245,7 @@ def _validate(trainer: Trainer, dataset: Dataset, cases: tuple[str, ...]) -> Val
     config = trainer.config
     return validate(
         dataset,
-        cases[: config.evaluation.validation_cases or None],
+        spread(cases, dataset.groups, config.evaluation.validation_cases),
         trainer.sample,
         votes=config.evaluation.validation_votes,
         multiple=config.model.size_multiple,
@@ -395,8 +396,8 @@ def _check_config(config: Config, path: Path, info: dict[str, Any], tensors: dic
     if checkpoint.attending(config, checkpoint.unprefixed(tensors, "generator.")) != config:
         sides = list(config.model.attention_resolutions)
         raise InputError(
-            f"{path} was trained by an older version, for which model.attention_resolutions = {sides} meant self-attention at "
-            "other levels; use another folder"
+            f"{path} was trained by an older version, for which model.attention_resolutions = {sides} meant self-attention "
+            "at other levels; use another folder"
         )
 
 

@@ -3,7 +3,7 @@
     dataset = open_dataset("phantom", size=64)
     dataset = open_dataset("hippocampus", "Task04_Hippocampus")
     split = dataset.split(fold=0)
-    image, mask = training_batch(dataset, split.train, step=0, batch_size=16, samples_per_case=4, mask_channels=3, seed=0)
+    image, mask, known = training_batch(dataset, split.train, step=0, batch_size=16, samples_per_case=4, mask_channels=3, seed=0)
     case = dataset.case(split.validation[0])
 
 To add a dataset: a class with the interface `Dataset` in a file of its own, and a line in `_KINDS`.

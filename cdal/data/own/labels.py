@@ -62,7 +62,7 @@ def decide(
     Raises:
         InputError: no foreground, or values that cannot be told to be classes.
     """
-    _check_palettes(masks, files, where)
+    _check_palettes(masks, files)
     if names is not None:
         return _named(masks, names, ignored if ignore_label is None else ignore_label or None, declared_by, instances)
     if len(files) == len(masks) and masks:
@@ -78,7 +78,7 @@ def decide(
     return found
 
 
-def _check_palettes(masks: Sequence[MaskFacts], files: Sequence[Path], where: str) -> None:
+def _check_palettes(masks: Sequence[MaskFacts], files: Sequence[Path]) -> None:
     """Refuse indices that stand for one colour in a mask and for another in the next."""
     seen: dict[int, tuple[int, int]] = {}
     for number, mask in enumerate(masks):
@@ -87,7 +87,8 @@ def _check_palettes(masks: Sequence[MaskFacts], files: Sequence[Path], where: st
             if value and colour != meant and len(files) == len(masks):
                 raise InputError(
                     f"{files[number]} shows the value {value} as {hex_colour(colour)}, but {files[first].name} as "
-                    f"{hex_colour(meant)}: their palettes differ, and {where} mean nothing together; save them with one palette, or as RGB"
+                    f"{hex_colour(meant)}: their palettes differ, so their values mean nothing together; save the masks with one "
+                    "palette, or as RGB"
                 )
 
 
