@@ -55,7 +55,7 @@ def thumbnail(
     size = max(1, round(width * factor)), max(1, round(height * factor))
     pixels = scaled.transpose(1, 2, 0) if len(scaled) == 3 else scaled[0]
     return Thumbnail(
-        pixels=np.array(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.LANCZOS)),
+        pixels=np.array(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.LANCZOS, reducing_gap=2)),
         label=np.array(Image.fromarray(np.ascontiguousarray(values)).resize(size, Image.Resampling.NEAREST)),
         slice=None if spacing is None else shown,
         has_ignored=has_ignored,

@@ -79,6 +79,9 @@ class Reading:
 
     def lenient(self, values: Values) -> LabelArray:
         """The label of a mask for a picture: values that mean nothing become background."""
+        if values.dtype == np.uint8:
+            table: LabelArray = np.array([self._one(value) for value in range(256)], np.uint8)
+            return table[values]
         distinct, places = np.unique(values, return_inverse=True)
         becomes: LabelArray = np.array([self._one(int(value)) for value in distinct], np.uint8)
         return becomes[places].reshape(values.shape)
