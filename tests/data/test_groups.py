@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from own_folders import two_folders
 
+from cdal.data import open_dataset
 from cdal.data.own.groups import find_groups, given_groups, read_groups, read_split, splits_of, spread
 from cdal.errors import InputError
 
@@ -190,3 +192,16 @@ def test_some_cases_are_some_of_every_patient() -> None:
     assert spread(cases, groups, 0) == spread(cases, groups, 60) == tuple(cases)
     assert [len(set(spread(cases, groups, count))) for count in range(1, 61)] == list(range(1, 61))
     assert spread(cases, {}, 2) == ("p0_00", "p0_01")
+
+
+def test_a_table_in_the_folder_tells_the_groups(tmp_path: Path) -> None:
+    folder = two_folders(tmp_path / "set", 12)
+    rows = [f"case_{number}.png,patient {number // 3}" for number in range(12)]
+    (folder / "metadata.csv").write_text("\n".join(["image,patient_id", *rows]))
+    dataset = open_dataset("own", folder)
+    assert len(set(dataset.groups.values())) == 4
+    assert any("metadata.csv" in note for note in dataset.spec.notes)
+    (folder / "metadata.csv").write_text("\n".join(["image,patient_id", *rows[:-1]]))
+    dataset = open_dataset("own", folder)
+    assert dataset.groups == {}
+    assert any("metadata.csv has groups, but not of every case" in note for note in dataset.spec.notes)

@@ -47,6 +47,7 @@ from cdal.errors import InputError
 _STEP, _LARGEST_SAMPLE = 32, 256  # pixels
 _AUGMENTATION = Augmentation(rotation=15, scale=(0.85, 1.15), brightness=0.2, contrast=0.2)  # no flips: left and right may matter
 NONE = "none"
+_MOST_TABLES = 20  # that are looked into for groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,7 @@ def decide_all(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options
         raise InputError(wrong[0])
     channels = max(case.form.channels for case in facts)
     preparation = _volumes(layout, facts, channels, options) if layout.volumetric else _images(facts, options)
-    groups, by = _groups(layout, facts, options)
+    groups, by = _groups(folder, layout, facts, options)
     ids = [case.id for case in facts]
     asked = read_split(options.split) if isinstance(options.split, str) else options.split
     splits = splits_of(asked, ids) if asked else layout.splits
@@ -329,7 +330,7 @@ def _volumes(layout: Layout, facts: Sequence[CaseFacts], channels: int, options:
     )
 
 
-def _groups(layout: Layout, facts: Sequence[CaseFacts], options: Options) -> tuple[dict[str, str], list[str]]:
+def _groups(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: Options) -> tuple[dict[str, str], list[str]]:
     """What cases belong to, and how it is known, in words."""
     ids = [case.id for case in facts]
     told: list[str] = []
@@ -339,6 +340,8 @@ def _groups(layout: Layout, facts: Sequence[CaseFacts], options: Options) -> tup
     elif options.groups is not None:
         given = read_groups(options.groups) if isinstance(options.groups, str) else options.groups
         found, told = given_groups(ids, given)
+    elif (table := _table_of_groups(folder, ids, told)) is not None:
+        found = table
     elif layout.groups:
         found = Groups({case_id: layout.groups.get(case_id, case_id) for case_id in ids}, "by their folders")
     else:
@@ -347,6 +350,22 @@ def _groups(layout: Layout, facts: Sequence[CaseFacts], options: Options) -> tup
     if found:
         told = [f"{found}; no group is in two parts of a fold; --groups FILE.csv says otherwise", *told]
     return _with_copies(groups, facts, told), told
+
+
+def _table_of_groups(folder: Path, ids: Sequence[str], told: list[str]) -> Groups | None:
+    """The groups of the first table in the folder that has a column for cases and one for groups, and names all cases."""
+    for path in sorted(path for pattern in ("*.csv", "*.tsv", "*/*.csv", "*/*.tsv") for path in folder.glob(pattern))[
+        :_MOST_TABLES
+    ]:
+        try:
+            groups, notes = given_groups(ids, read_groups(path))
+        except InputError as error:
+            if "leave out" in str(error):
+                told.append(f"{path.name} has groups, but not of every case, and is not used: {error}")
+            continue
+        told += notes
+        return Groups(groups.of, f"as {path.name} says")
+    return None
 
 
 def _with_copies(groups: dict[str, str], facts: Sequence[CaseFacts], told: list[str]) -> dict[str, str]:
