@@ -363,8 +363,9 @@ def _table_of_groups(folder: Path, ids: Sequence[str], told: list[str]) -> Group
             if "leave out" in str(error):
                 told.append(f"{path.name} has groups, but not of every case, and is not used: {error}")
             continue
-        told += notes
-        return Groups(groups.of, f"as {path.name} says")
+        if len(set(groups.of.values())) >= LEAST_GROUPS:  # fewer are arms of a study rather than patients
+            told += notes
+            return Groups(groups.of, f"as {path.name} says")
     return None
 
 
