@@ -13,7 +13,7 @@ Names are read in this order; what one rule recognises is not read by the next:
     MS_001_t2, 0001_12, IMG-0012-00003, 01L, 7_left       the shortest beginning of names that ends in a number, where at least
                                                           three such beginnings differ and one of them is shared
 
-Numbers after words for a slice, a class, a set or a place (slice_3, benign_001, fold1_7, site2_7) count nobody, nor do dates.
+Numbers after words for a slice, a class, a set or a place (slice_3, BIRADS4_001, fold1_7, site2_7) count nobody, nor do dates.
 """
 
 import csv
@@ -40,16 +40,19 @@ _PEOPLE = re.compile(
     + r"|(?<![^/])p\d+(?![a-z0-9])",
     re.IGNORECASE,
 )  # fmt: skip
+_ONE_LETTER = re.compile(r"p\d+", re.IGNORECASE)
 _WHOLES = re.compile(r"(?<![a-z])(case|volume|vol|specimen|biopsy|slide|wsi|video)" + _NUMBER, re.IGNORECASE)
 _PLACES = re.compile(r"(?<![a-z])(train|training|val|validation|test|site|cent(er|re)|hospital|cohort|set|fold)", re.IGNORECASE)
 _TOKEN_ENDS = re.compile(r"(?<=[^\W_])(?=[^a-z0-9]|$)|(?<=\d)(?=[lr]$|(slice|frame|s|z|t)\d+$)", re.IGNORECASE)
 _COUNTS_NOBODY = re.compile(
-    r"(?<![a-z])(slice|sl|frame|fr|z|patch|tile|crop|roi|row|col|x|y|benign|malignant|normal|abnormal|healthy|class|grade|stage|type|"
-    r"level|label|fold|set|split|part|batch|dataset|task|site|center|centre|hospital|scanner|"
-    r"cohort|day|week|ch|channel|size|res|v)[-_ .]?\d+$|(?<![a-z0-9])\d+x$",
+    r"(?<![a-z])(slice|sl|frame|fr|patch|tile|crop|roi|row|col|class|grade|stage|type|(bi|ti|pi|lung)?[-_ ]?rads|gleason|score|tooth|"
+    r"vertebra|level|label|dose|fold|set|split|part|batch|dataset|task|site|center|centre|hospital|scanner|cohort|day|week|month|ch|"
+    r"channel|size|res|her2|ki|cd)[-_ .]?\d+(plus)?$|(?<![a-z0-9])([xyzv][-_ .]?\d+|[bceglnqt](0|[1-9]\d*))$|(?<![a-z])x\d+[-_]?y\d+$|"
+    r"(?<![a-z0-9])\d+([xc]|mm|um|nm|mg|ml|gy|kvp?|hpf|dpi|px|hrs?|min)$",
     re.IGNORECASE,
 )
 _DATE = re.compile(r"(?<!\d)(19[5-9]|20[0-4])\d([-_.]?(0[1-9]|1[0-2])([-_.]?(0[1-9]|[12]\d|3[01]))?)?$")
+_MOMENT = re.compile(r"(?<!\d)(19[5-9]|20[0-4])\d([-_.](\d\d)){2}([-_ T]| at |_at_)\d{1,2}([-_.:]\d\d){1,2}(?!\d)")
 _ENDING = re.compile(r"(\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}$")
 _CASE_COLUMNS = ("case", "case_id", "id", "image", "image_id", "filename", "file", "name")
 _GROUP_COLUMNS = ("group", "patient", "patient_id", "patientid", "subject", "subject_id", "participant_id")
@@ -246,12 +249,13 @@ def _by_word(ids: Sequence[str]) -> dict[str, str]:
     for case_id in ids:
         if match := _PEOPLE.search(case_id) or _WHOLES.search(case_id):
             keys[case_id] = case_id[0 if _PLACES.search(case_id[: match.start()]) else match.start() : match.end()]
-    return keys
+    letters = {key for key in keys.values() if _ONE_LETTER.fullmatch(key)}
+    return {case_id: key for case_id, key in keys.items() if key not in letters or len(letters) > 1}  # p53 is a stain
 
 
 def _by_beginning(ids: Sequence[str]) -> dict[str, str]:
     """The shortest beginnings that end in a number, where several of one form differ and one of these is shared."""
-    ends = {case_id: [match.start() for match in _TOKEN_ENDS.finditer(case_id)] for case_id in ids}
+    ends = {case_id: [match.start() for match in _TOKEN_ENDS.finditer(_MOMENT.sub(_blank, case_id))] for case_id in ids}
     keys: dict[str, str] = {}
     for tokens in range(1, max(map(len, ends.values()), default=0) + 1):
         forms: dict[str, dict[str, str]] = defaultdict(dict)
@@ -265,6 +269,11 @@ def _by_beginning(ids: Sequence[str]) -> dict[str, str]:
             if _LEAST_KEYS <= len(different) < len(of_form) and not all(map(_DATE.search, different)):
                 keys |= of_form
     return keys
+
+
+def _blank(match: re.Match[str]) -> str:
+    """As many underscores."""
+    return "_" * len(match[0])
 
 
 _RULES: dict[str, Callable[[Sequence[str]], dict[str, str]]] = {

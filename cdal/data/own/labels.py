@@ -67,7 +67,7 @@ def decide(
         return _named(masks, names, ignored if ignore_label is None else ignore_label or None, declared_by, instances)
     if len(files) == len(masks) and masks:
         most = max(range(len(masks)), key=lambda number: len(masks[number].values))
-        where = f"the masks (such as {files[most]})"
+        where = f"the masks (such as {files[most].parent.name}/{files[most].name})"
     if any(mask.coloured for mask in masks):
         return _colours(masks, where, instances)
     found = _decide_values(masks, where, volumetric, instances, ignore_label)
