@@ -34,6 +34,7 @@ from cdal.data.own import (
     sorted_sources,
     survey_of,
 )
+from cdal.data.own.groups import counted
 from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.own.reading import Reading
 from cdal.data.own.survey import CaseFacts, case_facts
@@ -154,7 +155,7 @@ def fold_rows(found: Inspection) -> list[tuple[str, str, str, str, str]]:
         parts = (
             ("–",) * 3
             if split is None
-            else tuple(_part(part, found.groups) for part in (split.train, split.validation, split.test))
+            else tuple(counted(part, found.groups) for part in (split.train, split.validation, split.test))
         )
         rows.append((str(fold), name, *parts))
     return rows  # type: ignore[return-value]
@@ -187,7 +188,7 @@ def _own(folder: Path, watch: Watch, options: Options) -> Inspection:
     odd = findings(cases, counts, reading.classes, sources, groups, list(splits.values()))
 
     def look(source: Source) -> tuple[str, Thumbnail]:
-        pair = read_pair(source, coloured=reading.coloured, names=outline_classes(layout))
+        pair = read_pair(source, coloured=reading.coloured or None, names=outline_classes(layout))
         return source.id, thumbnail(pair.image, reading.lenient(pair.values), pair.spacing, reading.has_ignored)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -312,12 +313,6 @@ def _usable_folds(dataset: Dataset) -> tuple[dict[int, Split], list[str]]:
         except InputError as error:
             told.append(f"fold {fold} cannot be used: {error}")
     return usable, told
-
-
-def _part(ids: Sequence[str], groups: Mapping[str, str]) -> str:
-    if not groups:
-        return f"{len(ids):,}"
-    return f"{len(ids):,} ({len({groups.get(case_id, case_id) for case_id in ids}):,} groups)"
 
 
 def _spread(values: Sequence[Sequence[float]]) -> str:
