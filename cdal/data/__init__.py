@@ -75,7 +75,7 @@ def open_dataset(name: str, data: str | Path | None = None, **options: Any) -> D
         raise InputError(f"unknown dataset {name!r}; datasets are {', '.join(DATASETS)}")
     module, _, attribute = _KINDS[name].create.partition(":")
     create: Callable[..., Dataset] = getattr(import_module(module), attribute)
-    _check_options(name, create, options)
+    check_options(name, options)
     if not _KINDS[name].reads_files and data is not None:
         raise InputError(f"the dataset {name} is generated; leave out --data {data}")
     if _KINDS[name].reads_files and data is None:
@@ -91,7 +91,10 @@ def open_dataset(name: str, data: str | Path | None = None, **options: Any) -> D
         return _opened[key]
 
 
-def _check_options(name: str, create: Callable[..., Dataset], options: Mapping[str, Any]) -> None:
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a dataset does not have, with an InputError."""
+    module, _, attribute = _KINDS[name].create.partition(":")
+    create: Callable[..., Dataset] = getattr(import_module(module), attribute)
     known = [item.name for item in inspect.signature(create).parameters.values() if item.kind is item.KEYWORD_ONLY]
     for option in options:
         if option not in known:

@@ -344,7 +344,7 @@ def _decode_tiff(path: Path, data: bytes, kind: _Kind) -> npt.NDArray[Any]:
         highest = 2 ** int(page.bitspersample) - 1
         palette = None if colours != _PALETTE else (np.asarray(page.colormap) >> 8).astype(np.uint8).T  # (indices, 3)
         planes_first = page.axes == "SYX"
-        is_imagej = file.is_imagej
+        as_numbered = file.is_imagej or (page.software.startswith("tifffile") and highest == 1)
     pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, 2) if planes_first else pixels)
     if palette is not None:
         pixels = pixels.astype(np.uint8) if pixels.dtype == bool else pixels
@@ -352,8 +352,8 @@ def _decode_tiff(path: Path, data: bytes, kind: _Kind) -> npt.NDArray[Any]:
     if pixels.dtype == bool:
         highest = 255 if kind == "colours" else 1
         pixels = pixels * np.uint8(highest)
-    if colours == _MIN_IS_WHITE and pixels.dtype.kind == "u" and not (is_imagej and kind != "image"):
-        pixels = (highest - pixels).astype(pixels.dtype)  # but ImageJ's masks are 255 where they are shown black
+    if colours == _MIN_IS_WHITE and pixels.dtype.kind == "u" and not (as_numbered and kind != "image"):
+        pixels = (highest - pixels).astype(pixels.dtype)  # but ImageJ's masks, and bool arrays of tifffile, are stored so
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 

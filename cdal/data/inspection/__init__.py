@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cdal.data import open_dataset
+from cdal.data import check_options, open_dataset
 from cdal.data.dataset import Case, Dataset, DatasetSpec, Preparation, Source, Split
 from cdal.data.inspection.checks import Finding, findings
 from cdal.data.inspection.thumbnails import MOST_THUMBNAILS, Thumbnail, thumbnail
@@ -108,6 +108,7 @@ def inspect_folder(folder: Path, dataset: str | None = None, watch: Watch = lamb
         InputError: a folder in which no cases can be told at all.
     """
     dataset = dataset or recognise(folder)
+    check_options(dataset, options)
     return _own(folder, watch, Options(**options)) if dataset == "own" else _published(folder, dataset, watch)
 
 

@@ -21,6 +21,7 @@ _SPACINGS_DIFFER = 2.0  # times
 _SIZES_DIFFER = 4.0  # times the median area or volume
 _NEARLY_THE_SAME = 0.9995  # correlation of two sketches
 _ALL_FOREGROUND = 0.8  # share of the pixels
+_USUAL_FOREGROUND = 0.4  # or less, of other masks, where a full one is inverted
 _FEWEST_GROUPS = 3  # one each to train, validate and test
 _FAR = 8.0  # median absolute deviations
 _FEW = 0.05  # of the cases: more are no exceptions
@@ -83,7 +84,7 @@ def _empty(cases: Sequence[CaseFacts], counts: Sequence[Counts], *_: object) -> 
 
 
 def _full(cases: Sequence[CaseFacts], counts: Sequence[Counts], *_: object) -> Iterator[Finding]:
-    full = [case.id for case, own in zip(cases, counts, strict=True) if own[1:IGNORED].sum() > _ALL_FOREGROUND * own.sum()]
+    full = [case.id for case, own in zip(cases, counts, strict=True) if _filled(own) > _ALL_FOREGROUND]
     if full and len(full) > len(cases) / 2:
         yield Finding(
             kind="inverted",
@@ -92,11 +93,27 @@ def _full(cases: Sequence[CaseFacts], counts: Sequence[Counts], *_: object) -> I
             action="it learns what is not 0; invert the masks if 0 is the object",
             cases=tuple(full),
         )
+    elif full and (usual := float(np.median([_filled(own) for own in counts]))) < _USUAL_FOREGROUND:
+        yield Finding(
+            kind="inverted",
+            text=f"more than {_ALL_FOREGROUND:.0%} of {_count(len(full), 'mask is', 'masks are')} foreground, where {usual:.0%} is "
+            f"usual: {_names(full)}; perhaps they are inverted",
+            action="it learns what is not 0; invert them if 0 is the object there",
+            cases=tuple(full),
+        )
+
+
+def _filled(counts: Counts) -> float:
+    """The foreground's share of what was judged."""
+    judged = counts.sum() - counts[IGNORED]
+    return float(counts[1:IGNORED].sum() / max(judged, 1))
 
 
 def _rare_classes(
     cases: Sequence[CaseFacts], counts: Sequence[Counts], classes: Sequence[str], groups: Mapping[str, str], splits: Sequence[Split]
 ) -> Iterator[Finding]:
+    if not cases:
+        return
     for value, name in enumerate(classes, start=1):
         having = [case.id for case, own in zip(cases, counts, strict=True) if own[value]]
         which = f": {_names(having)}" if having else ""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import tifffile
 from PIL import Image
 
+from cdal.data import check_options
 from cdal.data.dataset import IGNORED, DatasetSpec, Source
 from cdal.data.layouts import Layout, find_layout
 from cdal.data.own import Decisions, Options, decide_all, outline_classes, survey_of
@@ -41,6 +42,7 @@ def convert(folder: Path, out: Path, **options: Any) -> list[str]:
         raise InputError(f"--to is {out}, which is there already; name a folder that is not")
     if not out.absolute().parent.is_dir():
         raise InputError(f"--to is {out}; {out.absolute().parent} is no folder")
+    check_options("own", options)
     layout = find_layout(folder)
     if layout.problems:
         raise InputError(layout.problems[0])

@@ -32,10 +32,9 @@ from cdal.data.own.labels import decide
 from cdal.data.own.pairs import OUTLINES, Pair, read_pair
 from cdal.data.own.reading import Instances, Reading
 from cdal.data.own.survey import CaseFacts, survey
+from cdal.data.own.windows import choose_windows
 from cdal.data.own.words import count, notes_on, protocol
 from cdal.data.preparation import (
-    choose_window,
-    is_ct,
     prepare_image,
     prepare_label,
     prepare_volume,
@@ -178,15 +177,15 @@ def decide_all(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options
     if wrong := refusals(reading, sources, facts):
         raise InputError(wrong[0])
     channels = max(case.form.channels for case in facts)
-    preparation = _volumes(layout, facts, channels, options) if layout.volumetric else _images(facts, options)
+    preparation, told = _volumes(layout, facts, reading, options) if layout.volumetric else (_images(facts, options), [])
     groups, by = _groups(folder, layout, facts, options)
     ids = [case.id for case in facts]
     asked = read_split(options.split) if isinstance(options.split, str) else options.split
-    splits = splits_of(asked, ids) if asked else layout.splits
+    splits, renamed = splits_of(asked, ids) if asked else (layout.splits, [])
     folds = own_folds(ids, groups, {case.id: reading.present(case.mask) for case in facts}, splits, asked=bool(asked))
-    longest = max(max(_size(case, preparation)) for case in facts)
+    longest = max(max(_size(case, source, preparation)) for case, source in zip(facts, sources, strict=True))
     size = options.sample_size or min(-(-longest // _STEP) * _STEP, _LARGEST_SAMPLE)
-    notes = (*layout.notes, *_left_out(layout), *notes_on(facts, preparation), *reading.notes, *by, *folds.notes)
+    notes = (*layout.notes, *_left_out(layout), *notes_on(facts, preparation), *told, *reading.notes, *by, *renamed, *folds.notes)
     spec = DatasetSpec(
         name=re.sub(r"[^\w.-]+", "_", plain(folder.resolve().name)) or "own",
         image_channels=channels,
@@ -262,9 +261,10 @@ def recipe(decisions: Decisions) -> dict[str, Any]:
     preparation = decisions.spec.preparation
     return {
         "reader": "own",
-        "version": 2,
+        "version": 3,
         "channels": [decisions.declared_channels, decisions.spec.image_channels],
         "labels": decisions.reading.recipe(),
+        "classes": decisions.spec.classes if decisions.reading.declared else (),
         "preparation": [preparation.longest_side, preparation.windows, preparation.plane, preparation.spacing],
     }
 
@@ -313,21 +313,16 @@ def _images(facts: Sequence[CaseFacts], options: Options) -> Preparation:
     return Preparation(longest_side=options.longest_side, scaling="percentiles")
 
 
-def _volumes(layout: Layout, facts: Sequence[CaseFacts], channels: int, options: Options) -> Preparation:
+def _volumes(layout: Layout, facts: Sequence[CaseFacts], reading: Reading, options: Options) -> tuple[Preparation, list[str]]:
+    """How volumes are prepared, and what is to be told of their channels."""
     grids = [Grid(*case.grid) for case in facts]
     plane = choose_plane(grids)
-    windows = []
-    for channel in range(channels):
-        name = layout.channels[channel] if layout.channels else None
-        ct = all(is_ct(name, case.low, case.high, case.dtype) for case in facts)
-        samples = [np.array(case.sample[channel], np.float32) for case in facts if channel < len(case.sample)]
-        windows.append(choose_window(samples) if ct else None)
-    return Preparation(
-        scaling="percentiles",
-        windows=tuple(windows) if any(windows) else (),
-        plane=plane,
-        spacing=choose_spacing(grids, plane) if options.resample else None,
-    )
+    windows, told = choose_windows(facts, layout.channels, reading)
+    channels = facts[0].form.channels
+    if channels > 1 and layout.channels is None and any(len(source.images) == 1 for source in layout.sources):
+        told.append(f"files have four axes: the {channels} volumes along the last one are read as channels of one image")
+    spacing = choose_spacing(grids, plane) if options.resample else None
+    return Preparation(scaling="percentiles", windows=windows, plane=plane, spacing=spacing), told
 
 
 def _groups(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: Options) -> tuple[dict[str, str], list[str]]:
@@ -401,13 +396,16 @@ def _left_out(layout: Layout) -> tuple[str, ...]:
     return describe(outlines)
 
 
-def _size(case: CaseFacts, preparation: Preparation) -> tuple[int, int]:
+def _size(case: CaseFacts, source: Source, preparation: Preparation) -> tuple[int, int]:
     """(H, W) of the slices of a case, once it is prepared."""
     if case.spacing is None:
         width, height = case.size
         return prepared_size((height, width), preparation)
     grid = sliced(Grid(*case.grid), preparation.plane)
-    return resampled_size(grid.shape[1:], grid.spacing[1:], preparation.spacing)
+    try:
+        return resampled_size(grid.shape[1:], grid.spacing[1:], preparation.spacing)
+    except InputError as error:
+        raise InputError(f"{source.images[0]} {error}") from None
 
 
 def _declared(names: Sequence[str] | None) -> int | None:

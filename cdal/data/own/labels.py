@@ -15,8 +15,10 @@ A value is a class where dataset.json (or a list of colours) names it. Where not
 - Otherwise every value is a class, up to 31.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 from cdal.data.dataset import IGNORED
@@ -32,6 +34,7 @@ _LITTLE = 0.005  # of the foreground: what is rarer is no class, whatever it fil
 _LOSS = 0.1  # of the higher level, by which JPEG changes values
 _CONNECTED = 0.8  # of numbered objects are in one part
 _SOME_OBJECTS = 6
+_FEW_NUMBERS = 3
 
 
 def decide(
@@ -67,15 +70,16 @@ def decide(
         return _named(masks, names, ignored if ignore_label is None else ignore_label or None, declared_by, instances)
     if len(files) == len(masks) and masks:
         most = max(range(len(masks)), key=lambda number: len(masks[number].values))
-        where = f"the masks (such as {files[most].parent.name}/{files[most].name})"
+        where = f"the masks (such as {files[most]})"
     if any(mask.coloured for mask in masks):
-        return _colours(masks, where, instances)
-    found = _decide_values(masks, where, volumetric, instances, ignore_label)
-    bare = sum(0 not in mask.values for mask in masks)
-    if bare == len(masks) and found.at_least is None:
-        note = f"no pixel of {where} is 0: every pixel belongs to a class, and there is no background"
-        found = replace(found, notes=(*found.notes, note))
-    return found
+        found = _colours(masks, where, instances)
+    else:
+        found = _decide_values(masks, where, volumetric, instances, ignore_label)
+        if found.at_least is None and not any(0 in mask.values for mask in masks):
+            note = f"no pixel of {where} is 0: every pixel belongs to a class, and there is no background"
+            found = replace(found, notes=(*found.notes, note))
+    folders = {f"{path.parent.parent}/" for path in files} - {"./", "//"}  # notes travel with models, and are read elsewhere
+    return replace(found, notes=tuple(reduce(lambda note, folder: note.replace(folder, ""), folders, note) for note in found.notes))
 
 
 def _check_palettes(masks: Sequence[MaskFacts], files: Sequence[Path]) -> None:
@@ -108,6 +112,10 @@ def _decide_values(
         high = max(values, default=1)
         return Reading(classes=(FOREGROUND,), at_least=1, instances=told_apart, numbered=high <= 1 or not plain)
     together = max(len(mask.foreground) for mask in masks)
+    if ignore_label is None and _marks_unjudged(masks, values):
+        ignore_label = IGNORED
+    if ignore_label:
+        return _with_unjudged(masks, ignore_label, where, volumetric, instances)
     full_scale = together == 1 and values[-1] >= _FULL_SCALE and (values[0] == 1 or values[-1] > _FULL_SCALE)
     if len(values) == 1 or full_scale:
         notes: tuple[str, ...] = ()
@@ -115,25 +123,33 @@ def _decide_values(
             each = " or ".join(map(str, values))
             notes = (f"{where} hold {each}, each mask one of them: one class, {FOREGROUND!r}",)
         return Reading(classes=(FOREGROUND,), at_least=1, instances=told_apart, notes=notes)
-    if ignore_label is None and _marks_unjudged(masks, values):
-        ignore_label = IGNORED
-    if ignore_label:
-        return _with_unjudged(masks, values, ignore_label, where, told_apart)
-    if (level := _soft_level(masks, values)) is not None:
+    if ignore_label is None and (odd := _of_another_scale(masks, values)):
+        others = listed([value for value in values if value != odd])
+        raise InputError(
+            f"some of {where} hold {odd} alone and others {others}, never together: whether {odd} is a class of its own cannot be "
+            f"told; save all masks with the same values, or say it with --set dataset.ignore_label={odd} (nobody judged it) or "
+            "dataset.ignore_label=0 (every value is a class)"
+        )
+    if (level := soft_level(masks, values)) is not None:
         greys = len(values) - 1
         how = "saved as JPEG" if any(mask.lossy for mask in masks) else "resized with interpolation"
         note = (
-            f"{where} hold {level} and {greys} greys below it that fill no area: they were {how}, and are read as one class, "
-            f"thresholded at {-(-level // 2)}"
+            f"{where} hold {level} and {greys} grey{'s' * (greys != 1)} below it that fill no area: they were {how}, and are "
+            f"read as one class, thresholded at {-(-level // 2)}"
         )
         return Reading(classes=(FOREGROUND,), at_least=-(-level // 2), instances=told_apart, notes=(note,))
-    if instances is not False and _numbers_objects(masks, values, volumetric):
+    numbered = instances is not False and _numbers_objects(masks, values, volumetric)
+    if numbered or (instances and _may_number_objects(masks)):
         most = max(len(mask.foreground) for mask in masks)
         note = f"{where} hold numbered objects (up to {most} in one): they are read as one class, {FOREGROUND!r}"
         if not instances:
             note += "; --set dataset.instances=true scores objects (AJI, PQ), dataset.instances=false makes every value a class"
         return Reading(classes=(FOREGROUND,), at_least=1, instances=told_apart, numbered=True, notes=(note,))
-    return _classes(masks, values, where, told_apart)
+    found = _classes(masks, values, where, told_apart)
+    if instances is None and _may_number_objects(masks):
+        note = "the values may number objects instead of classes: --set dataset.instances=true reads them so, as one class"
+        found = replace(found, notes=(*found.notes, note))
+    return found
 
 
 def _classes(masks: Sequence[MaskFacts], values: Sequence[int], where: str, instances: bool) -> Reading:
@@ -184,12 +200,21 @@ def _named(
 
 def _colours(masks: Sequence[MaskFacts], where: str, instances: bool | None) -> Reading:
     """Every colour a class; black is the background, or else the most frequent colour."""
+    numbers = {value for mask in masks if not (mask.coloured or mask.palette) for value in mask.foreground}
+    if odd := [value for value in sorted(numbers) if value < _SOFT_FROM or value > _FULL_SCALE]:
+        raise InputError(f"some of {where} are coloured, and others hold the numbers {listed(odd)}; save all of them in one way")
+    masks = [mask.as_colours() for mask in masks]
     counts, _ = _totals(masks)
     colours = sorted(counts)
     if len(colours) > MOST_CLASSES + 1:
         raise InputError(
             f"{where} hold {len(colours)} colours; they look antialiased or like pictures, and a mask holds one plain colour per "
             "class: save them as PNG without smoothing, or as class numbers"
+        )
+    if _differ_from_mask_to_mask(masks):
+        raise InputError(
+            f"{where} hold {len(colours)} colours, nearly each of them in one mask only: they tell objects apart, and name no "
+            "class; save the masks with one colour per class, or with numbered objects"
         )
     background = 0 if 0 in counts else max(colours, key=lambda colour: counts[colour])
     classes = [colour for colour in colours if colour != background]
@@ -199,35 +224,42 @@ def _colours(masks: Sequence[MaskFacts], where: str, instances: bool | None) -> 
 
 
 def _marks_unjudged(masks: Sequence[MaskFacts], values: Sequence[int]) -> bool:
-    """Whether 255 stands beside class numbers 1, 2, ... in the same mask, as in PASCAL VOC."""
+    """Whether 255 stands beside class numbers 1, 2, ... in most masks that hold it, as in PASCAL VOC."""
     classes = [value for value in values if value != IGNORED]
     low = IGNORED in values and bool(classes) and max(classes) <= MOST_CLASSES
-    beside = sum(IGNORED in mask.values and len(mask.foreground) > 1 for mask in masks)
-    return low and beside > 0 and not any(mask.lossy for mask in masks)
+    holding = [mask for mask in masks if IGNORED in mask.values]
+    beside = sum(len(mask.foreground) > 1 for mask in holding)
+    return low and beside > len(holding) / 2 and not any(mask.lossy for mask in masks)
 
 
-def _with_unjudged(masks: Sequence[MaskFacts], values: Sequence[int], ignored: int, where: str, instances: bool) -> Reading:
-    classes = [value for value in values if value != ignored]
-    if not classes:
-        raise InputError(f"{where} hold no class besides the ignored value {ignored}")
-    names = (FOREGROUND,) if len(classes) == 1 else tuple(f"value {value}" for value in classes)
-    labels = {value: number for number, value in enumerate(classes, start=1)} | {ignored: IGNORED}
-    share = sum(mask.counts[list(mask.values).index(ignored)] for mask in masks if ignored in mask.values)
+def _with_unjudged(masks: Sequence[MaskFacts], ignored: int, where: str, volumetric: bool, instances: bool | None) -> Reading:
+    """What is left without the pixels that nobody judged, read as any masks are."""
+    rest = [mask.without(ignored) for mask in masks]
+    if not any(mask.foreground for mask in rest):
+        raise InputError(
+            f"{where} hold no class besides the ignored value {ignored}; say with dataset.ignore_label what is ignored"
+        )
+    found = _decide_values(rest, where, volumetric, instances, 0)
     total = sum(sum(mask.counts) for mask in masks)
+    share = total - sum(sum(mask.counts) for mask in rest)
     note = (
         f"pixels of the value {ignored} ({share / total:.2%}) are left out: no loss, no score; "
         "--set dataset.ignore_label=0 reads them as a class"
+        if share
+        else f"no pixel of {where} has the value {ignored}, which dataset.ignore_label leaves out"
     )
-    return Reading(classes=names, labels=labels, instances=instances, notes=(note,))
+    return replace(found, labels={**found.labels, ignored: IGNORED}, notes=(note, *found.notes))
 
 
-def _soft_level(masks: Sequence[MaskFacts], values: Sequence[int]) -> int | None:
+def soft_level(masks: Sequence[MaskFacts], values: Sequence[int]) -> int | None:
     """The higher one of two levels, where all other values are edges between them; None where they are not."""
     level = values[-1]
     lossy = any(mask.lossy for mask in masks)
-    if level < _SOFT_FROM or (len(values) < 3 and not lossy):
-        return None
+    if level < _SOFT_FROM or any(mask.foreground and mask.values[-1] * 2 < level and mask.solid[-1] for mask in masks):
+        return None  # a mask on another scale would become empty
     counts, solid = _totals(masks)
+    if len(values) < 3 and not lossy and counts[values[0]] > _LITTLE * counts[level]:
+        return None
     foreground = sum(counts[value] for value in values if value * 2 >= level)
     margin = _LOSS * level if lossy else 0
     between = [value for value in values if margin < value < level - margin]
@@ -244,9 +276,44 @@ def _numbers_objects(masks: Sequence[MaskFacts], values: Sequence[int], volumetr
         return False
     if len(values) > MOST_CLASSES:
         return True
-    in_a_row = sum(mask.foreground == list(range(1, len(mask.foreground) + 1)) for mask in filled) >= _CONNECTED * len(filled)
+    if _differ_from_mask_to_mask(filled):
+        return True
+    in_a_row = sum(_in_a_row(mask) for mask in filled) >= _CONNECTED * len(filled)
     many = max(sizes) >= (FEW_OBJECTS if len(set(sizes)) > 1 else _SOME_OBJECTS)
     return in_a_row and many and (len(set(sizes)) > 1 or not volumetric)
+
+
+def _may_number_objects(masks: Sequence[MaskFacts]) -> bool:
+    """Whether values could number objects, though they may as well be classes: as many as come, or one part each."""
+    filled = [mask for mask in masks if mask.foreground]
+    if len({tuple(mask.foreground) for mask in filled}) < 2 or max(len(mask.foreground) for mask in filled) < _FEW_NUMBERS:
+        return False
+    looked_at = [mask for mask in filled if mask.whole >= 0]
+    one_part = sum(mask.whole for mask in looked_at) >= _CONNECTED * sum(len(mask.foreground) for mask in looked_at)
+    return one_part and (bool(looked_at) or all(map(_in_a_row, filled)))
+
+
+def _in_a_row(mask: MaskFacts) -> bool:
+    return mask.foreground == list(range(1, len(mask.foreground) + 1))
+
+
+def _differ_from_mask_to_mask(masks: Sequence[MaskFacts]) -> bool:
+    """Whether nearly every value is in one mask only, as numbers or colours drawn for every object are."""
+    owners = Counter(value for mask in masks for value in mask.foreground)
+    return (
+        len(masks) > 2 and len(owners) > 2 * len(masks) and sum(count == 1 for count in owners.values()) >= _CONNECTED * len(owners)
+    )
+
+
+def _of_another_scale(masks: Sequence[MaskFacts], values: Sequence[int]) -> int | None:
+    """1 or the highest value, where masks hold it alone and others hold none of it, but values of another scale."""
+    if len(values) > MOST_CLASSES:
+        return None
+    for value, apart in ((1, values[-1] >= _SOFT_FROM), (values[-1], values[-1] >= _FULL_SCALE and values[0] < _SOFT_FROM)):
+        holding = [mask for mask in masks if value in mask.values]
+        if apart and holding and all(mask.foreground == [value] for mask in holding):
+            return value
+    return None
 
 
 def _totals(masks: Sequence[MaskFacts]) -> tuple[dict[int, int], dict[int, int]]:

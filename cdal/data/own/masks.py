@@ -5,7 +5,7 @@ facts.values, facts.counts, facts.solid
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,19 @@ class MaskFacts:
     def foreground(self) -> list[int]:
         """The values besides 0."""
         return [value for value in self.values if value]
+
+    def without(self, ignored: int) -> "MaskFacts":
+        """The facts of all pixels but those of one value."""
+        kept = [place for place, value in enumerate(self.values) if value != ignored]
+        values, counts, solid = ([row[place] for place in kept] for row in (self.values, self.counts, self.solid))
+        return replace(self, values=values, counts=counts, solid=solid, whole=min(self.whole, len(values)))
+
+    def as_colours(self) -> "MaskFacts":
+        """The facts of a grey mask, or of one with a palette, among coloured ones."""
+        if self.coloured:
+            return self
+        known = self.palette and -1 not in self.palette
+        return replace(self, values=list(self.palette) if known else [value * 0x010101 for value in self.values], coloured=True)
 
 
 def mask_facts(

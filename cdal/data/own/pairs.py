@@ -20,7 +20,8 @@ from PIL import Image
 from cdal.data.dataset import Source
 from cdal.data.images import ColoursError, orientation, read_image, read_mask
 from cdal.data.layouts import VOLUME_ENDINGS
-from cdal.data.own.masks import Values
+from cdal.data.own.labels import soft_level
+from cdal.data.own.masks import Values, mask_facts
 from cdal.errors import InputError
 
 OUTLINES = ".json"
@@ -143,9 +144,23 @@ def _together(masks: Sequence[npt.NDArray[Any]], source: Source) -> tuple[Values
     if len(masks) == 1 and not source.values:
         return masks[0], False
     together = np.zeros(masks[0].shape, np.int32)
-    for number, mask in enumerate(masks):
-        together[mask > max(int(mask.max()), 1) / 2] = source.values[number] if source.values else number + 1
+    for number, (mask, path) in enumerate(zip(masks, source.labels, strict=True)):
+        together[_drawn(mask, path)] = source.values[number] if source.values else number + 1
     return together, not source.values
+
+
+def _drawn(mask: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
+    """Where a mask that holds one object, or one class, has it."""
+    drawn: npt.NDArray[np.bool_] = mask > 0
+    if drawn.any() and (low := int(mask[drawn].min())) < (high := int(mask.max())):
+        facts = mask_facts(mask, lossy=path.suffix.lower() in _LOSSY)
+        if soft_level([facts], facts.foreground) is None:
+            raise InputError(
+                f"{path} holds values from {low} to {high} besides 0; where a case has several masks, or a folder per class, each "
+                "file holds one object or class: save it with one value, or all of them in one mask"
+            )
+        drawn = mask * 2 >= high
+    return drawn
 
 
 def _as_case(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -27,7 +27,7 @@ class Reading:
     labels: Mapping[int, int] = field(default_factory=dict)
     """The label that each value becomes, `IGNORED` among them; 0 becomes 0 where it is not named."""
     at_least: int | None = None
-    """Values from this one on are class 1; `labels` is empty then."""
+    """Values from this one on are class 1; `labels` holds only what is `IGNORED` then."""
     coloured: bool = False
     """Masks are read as colours."""
     instances: bool = False
@@ -53,7 +53,7 @@ class Reading:
         if not self.instances:
             return label, None
         if self.numbered:
-            return label, np.where(label > 0, values, 0).astype(np.int32)
+            return label, np.where((label > 0) & (label != IGNORED), values, 0).astype(np.int32)
         parts = np.zeros(values.shape, np.int32)
         for value in range(1, len(self.classes) + 1):
             own, count = ndimage.label(label == value, ALL_NEIGHBOURS[label.ndim], output=np.int32)[:2]
@@ -62,18 +62,21 @@ class Reading:
 
     def present(self, mask: MaskFacts) -> frozenset[int]:
         """The labels that a mask has, background and ignored pixels aside."""
-        return frozenset(map(self._one, mask.values)) - {0, IGNORED}
+        return frozenset(map(self._one, self._values(mask))) - {0, IGNORED}
 
     def refusal(self, mask: MaskFacts, path: Path) -> str | None:
-        """A sentence on the first value of a mask that was not declared; None where all were."""
+        """A sentence on the first value of a mask that was not declared, or on one that nobody judged; None where all is well."""
+        values = self._values(mask)
+        if values and all(self._one(value) == IGNORED and value in self.labels for value in values):
+            return f"every pixel of {path} is ignored ({listed(list(values))}): nothing to learn or to score; leave the case out"
         if self.at_least is not None:
             return None
-        return next((self._unknown(path, value) for value in mask.values if value and value not in self.labels), None)
+        return next((self._unknown(path, value) for value in values if value and value not in self.labels), None)
 
     def counts(self, mask: MaskFacts) -> npt.NDArray[np.int64]:
         """How many pixels of a mask have each label (256,); those of values that mean nothing count as background."""
         counts = np.zeros(256, np.int64)
-        for value, count in zip(mask.values, mask.counts, strict=True):
+        for value, count in zip(self._values(mask), mask.counts, strict=True):
             counts[self._one(value)] += count
         return counts
 
@@ -92,11 +95,17 @@ class Reading:
 
     def _one(self, value: int) -> int:
         """The label of a value, 0 where it means nothing."""
-        return self.labels.get(value, 0) if self.at_least is None else int(value >= self.at_least)
+        return self.labels.get(value, int(self.at_least is not None and value >= self.at_least))
+
+    def _values(self, mask: MaskFacts) -> Sequence[int]:
+        return (mask.as_colours() if self.coloured else mask).values
 
     def _label(self, values: Values, path: Path) -> LabelArray:
         if self.at_least is not None:
-            return (values >= self.at_least).astype(np.uint8)
+            found: LabelArray = (values >= self.at_least).astype(np.uint8)
+            for value, number in self.labels.items():
+                found[values == value] = number
+            return found
         known = np.array(sorted({0, *self.labels}), np.int64)
         becomes = np.array([self.labels.get(int(value), 0) for value in known], np.uint8)
         if values.size and values.min() >= 0 and known.max() < 2**16 and values.max() < 2**16:  # a table is faster than a search

@@ -25,7 +25,7 @@ from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.preparation import foreground_sample
 from cdal.errors import InputError
 
-_VERSION = 1  # of the facts; a higher one has files looked at again
+_VERSION = 3  # of the facts; a higher one has files looked at again
 _SKETCH = 16  # side of the sketch that near-copies are found by, pixels
 _COMPARED = 96  # longer side at which the edges of image and mask are compared, pixels
 _FEWEST = 32  # pixels of a side, below which chance places edges
@@ -54,8 +54,12 @@ class CaseFacts:
     high: float
     mean: float
     """Of the first channel."""
+    channels: Sequence[Sequence[float]]
+    """Per channel of a volume its lowest and its highest value, and 1 where all are whole numbers, else 0."""
     sample: Sequence[Sequence[float]]
-    """Per channel, intensities of the foreground, evenly spaced; of images of more than 8 bits."""
+    """Per channel of a volume, intensities where the mask is not 0, evenly spaced."""
+    sampled: Sequence[int]
+    """The values of the mask in these places."""
     mask: MaskFacts
     turned: bool
     """See `Pair`."""
@@ -115,7 +119,9 @@ def case_facts(case_id: str, pair: Pair) -> CaseFacts:
         low=float(image.min()),
         high=float(image.max()),
         mean=float(image[0].mean(dtype=np.float64)),
-        sample=[] if bytes_ else [foreground_sample(channel, values).tolist() for channel in image],
+        channels=[] if pair.spacing is None else [[float(one.min()), float(one.max()), _whole(one)] for one in image],
+        sample=[] if pair.spacing is None else [foreground_sample(channel, values).tolist() for channel in image],
+        sampled=[] if pair.spacing is None else foreground_sample(values, values).astype(int).tolist(),
         mask=mask_facts(
             values if pair.spacing is not None else values[0],
             coloured=pair.coloured,
@@ -125,7 +131,7 @@ def case_facts(case_id: str, pair: Pair) -> CaseFacts:
         ),
         turned=pair.turned,
         note=pair.note,
-        digest=hashlib.blake2b(image.tobytes() + repr(image.shape).encode(), digest_size=16).hexdigest(),
+        digest=_digest(image),
         sketch=_sketch(small),
         shift=_shift(small, _at(_reduced((values[shown] > 0).astype(np.float32), _COMPARED), small.shape)),
     )
@@ -135,6 +141,16 @@ def _look(source: Source, channels: int | None, names: Sequence[str], coloured: 
     facts = asdict(case_facts(source.id, read_pair(source, channels=channels, coloured=coloured or None, names=names)))
     del facts["id"]  # the same files may have another name
     return facts
+
+
+def _whole(channel: npt.NDArray[Any]) -> int:
+    return int(channel.dtype.kind in "iu" or all(bool((plane == np.rint(plane)).all()) for plane in channel))
+
+
+def _digest(image: npt.NDArray[Any]) -> str:
+    found = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
+    found.update(repr(image.shape).encode())
+    return found.hexdigest()
 
 
 def _reduced(plane: npt.NDArray[np.float32], longest: int) -> npt.NDArray[np.float32]:
