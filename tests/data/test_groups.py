@@ -8,6 +8,7 @@ import pytest
 from own_folders import two_folders
 
 from cdal.data import open_dataset
+from cdal.data.dataset import Split
 from cdal.data.own.groups import find_groups, given_groups, read_groups, read_split, splits_of, spread
 from cdal.errors import InputError
 
@@ -18,6 +19,7 @@ TOGETHER = {
     "patient00{i}_frame01_slice_{j}": "patient00{i}",
     "patient0{i}/image_{j}": "patient0{i}",
     "patient{a}_{j}": "patient{a}",
+    "p10/p1000{i}/s5{j}/x": "p1000{i}",
     "train_subject_{i}_{j}": "train_subject_{i}",
     "T{j}_patient_{i}": "patient_{i}",
     "slice_{j}_case_{i}": "case_{i}",
@@ -36,6 +38,14 @@ TOGETHER = {
     "TCGA_CS_494{i}_19960909_{j}": "TCGA_CS_494{i}",
     "1.3.6.1.4.1.14519.5.2.{i}_{j}": "1.3.6.1.4.1.14519.5.2.{i}",
     RANDOM + "0{i}_{j}": RANDOM + "0{i}",
+    "{a}B1{i}_{j}": "{a}B1{i}",
+    "normal_00{i}_x{j}_y{j}": "normal_00{i}",
+    "tumor_00{i}_x{j}_y{j}": "tumor_00{i}",
+    "{a}0S9V{i}_sa_{j}": "{a}0S9V{i}",
+    "CD1{i}_{j}": "CD1{i}",
+    "S19-100{i}_{j}": "S19-100{i}",
+    "OAS1_000{i}_MR{j}_t1": "OAS1_000{i}",
+    "19{i}_2019010{j}": "19{i}",
 }
 
 
@@ -57,6 +67,10 @@ def test_names_that_tell_whose_a_case_is(name: str, group: str) -> None:
         (["MS_001_flair", "MS_001_t2", "MS_002_flair", "MS_003"], [2, 1, 1]),
         (["0001_1", "0002_1", "0003_1", "0003_2"], [1, 1, 2]),
         (["img_1", "img_2", "patient1_1", "patient1_2"], [1, 1, 2]),
+        (["RET001OD", "RET001OS", "RET002OD", "RET002OS", "RET003OD"], [2, 2, 1]),
+        (["A0S9V9_ED", "A0S9V9_ES", "A1D0Q7_ED", "A1D0Q7_ES", "B0H7X1_ED"], [2, 2, 1]),
+        (["AB1_1", "AB1_2", "CD13_1", "CD13_2", "EF2_1"], [2, 2, 1]),
+        (["P01_1", "P01_2", "P16_1", "P16_2", "P53_1"], [2, 2, 1]),
         (["covid-19_1_1", "covid-19_1_2", "covid-19_2_1", "covid-19_3_1", "normal_1"], [2, 1, 1, 1]),
     ],
 )
@@ -75,6 +89,16 @@ ALONE = {
     "busi": [f"{word} ({i})" for i in range(6) for word in ("benign", "malignant", "normal")],
     "classes": [f"{word}_{i:03}" for i in range(6) for word in ("benign", "malignant", "normal")],
     "a class with a number": [f"{word}_{i:03}" for i in range(6) for word in ("covid-19", "pneumonia", "normal")],
+    "grades of a scale": [
+        f"{scale}{grade}_{i:03}" for i in range(6) for scale in ("BIRADS", "TI-RADS-", "KL") for grade in range(5)
+    ],
+    "grades in a letter": [f"G{grade}_{i:03}" for i in range(6) for grade in range(1, 5)],
+    "stains": [f"{stain}_{i:03}" for i in range(6) for stain in ("p53", "p63", "ki67", "cd3", "cd8", "her2")],
+    "scores of a stain": [f"her2_{score}plus_{i:03}" for i in range(6) for score in range(4)],
+    "vertebrae": [f"L{number}_{i:03}" for i in range(6) for number in range(1, 6)],
+    "amounts": [f"{amount}{unit}_{i:03}" for i in range(6) for amount in (10, 20, 40) for unit in ("C", "um", "mg")],
+    "screenshots": [f"Screenshot 2021-03-{day:02} at 10.22.{second}" for day in (1, 2, 3) for second in (11, 12)],
+    "moments": [f"2021-03-{day:02}_10-{minute}-33" for day in (1, 2, 3, 4) for minute in (11, 12)],
     "grades": [f"grade{grade}_{i:03}" for i in range(6) for grade in range(4)],
     "numbered classes": [f"class_{number}_{i:03}" for i in range(6) for number in range(4)],
     "sequences": [f"T{number}_{i:03}" for i in range(6) for number in (1, 2)],
@@ -118,6 +142,39 @@ def test_a_table_of_groups(tmp_path: Path, text: str) -> None:
     assert notes == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "case,group\n1,1\n2,1\n10,2\n",  # a spreadsheet took the zeros
+        "case,group\n1.0,1\n2.0,1\n10.0,2\n",
+        'sep=;\nImage Name;Patient ID\n="001";1\n="002";1\n="010";2\n',
+        "id,image,patient\n1,010.png,2\n2,001.png,1\n10,002.png,1\n",
+        ",file_path,Subject\r\n0,C:\\x\\001.PNG,1\r\n1,C:\\x\\002.PNG,1\r\n2,C:\\x\\010.PNG,2\r\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_spreadsheets(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "groups.csv"
+    path.write_bytes(text.encode(encoding))
+    found, notes = given_groups(["001", "002", "010"], read_groups(path))
+    assert found.of == {"001": "1", "002": "1", "010": "2"}
+    assert bool(notes) == text.startswith("case")
+    assert not notes or ("1" in notes[0] and "001" in notes[0])
+
+
+def test_numbers_that_two_cases_could_have() -> None:
+    with pytest.raises(InputError, match="leave out 2 of 2 cases"):
+        given_groups(["01", "001"], {"1": "a"})
+
+
+def test_files_of_folders_of_patients() -> None:
+    names = ["data/p1/img1.png", "p2\\img1.png", "img2"]
+    found, _ = given_groups(["p1/img1", "p2/img1", "p2/img2"], dict(zip(names, "abc", strict=True)))
+    assert list(found.of.values()) == ["a", "b", "c"]
+    with pytest.raises(InputError, match="leave out"):
+        given_groups(["p1/img1", "p2/img1", "p2/img2"], {"img1": "a", "img2": "b"})
+
+
 def test_groups_that_leave_cases_out() -> None:
     with pytest.raises(InputError, match=r"leave out 2 of 3 cases, b the first"):
         given_groups(["a", "b", "c"], {"a": "1"})
@@ -128,9 +185,15 @@ def test_groups_that_leave_cases_out() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("case,size\na,1\n", "has the columns case, size; it needs one of group"),
+        ("case,size\na,1\n", "has the columns 'case, size'; it needs a header with one of group"),
         ("case,group\na,1\na,2\n", "puts a into the groups 1 and 2"),
         ("case,group\na,\n", "a row has no group"),
+        ("case,group\na,NaN\n", "a row has no group"),
+        ("case,group\na,1\nb,1.0\n", "the groups 1 and 1.0, which may be one"),
+        ("case,group\na,P1\nb,p1\n", "the groups P1 and p1, which may be one"),
+        ("case,patient,group\na,1,sick\nb,2,well\n", "the columns group and patient; keep the one"),
+        ("PK\x03\x04", "is an Excel workbook; save it as CSV UTF-8"),
+        ("case,group\na,\0\n", "is no text in UTF-8; save it as CSV UTF-8"),
         ("case,group\n", "has no rows"),
     ],
 )
@@ -152,7 +215,7 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
 def test_the_splits_of_nnunet(tmp_path: Path) -> None:
     path = tmp_path / "splits_final.json"
     path.write_text(json.dumps([{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]))
-    splits = splits_of(read_split(path), ["c", "b", "a"])
+    splits, _ = splits_of(read_split(path), ["c", "b", "a"])
     assert list(splits) == ["fold 0", "fold 1"]
     assert (splits["fold 0"].train, splits["fold 0"].validation, splits["fold 0"].test) == (("b", "a"), (), ("c",))
     assert splits["fold 1"].test == ("a",)
@@ -164,7 +227,7 @@ def test_a_table_of_folds(tmp_path: Path, ending: str) -> None:
     table = pd.DataFrame(rows, columns=["fold", "case", "part"])
     path = tmp_path / f"split.{ending}"
     table.to_csv(path, index=False) if ending == "csv" else table.to_parquet(path)
-    splits = splits_of(read_split(path), ["a", "b", "c", "d"])
+    splits, _ = splits_of(read_split(path), ["a", "b", "c", "d"])
     assert list(splits) == ["fold 2", "fold 10"]
     assert all((one.train, one.validation, one.test) == (("a",), ("b",), ("c",)) for one in splits.values())
 
@@ -205,3 +268,49 @@ def test_a_table_in_the_folder_tells_the_groups(tmp_path: Path) -> None:
     dataset = open_dataset("own", folder)
     assert dataset.groups == {}
     assert any("metadata.csv has groups, but not of every case" in note for note in dataset.spec.notes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"train": ["a"], "dev": ["b"], "test": ["c"]}',
+        '{"training": ["a"], "validation": ["b"], "testing": ["c"]}',
+        '{"fold_0": {"train": ["a"], "val": ["b"], "test": ["c"]}}',
+        "filename,split\na.png,Training\nb.png,dev\nc.png,TEST\n",
+    ],
+)
+def test_splits_as_people_write_them(tmp_path: Path, text: str) -> None:
+    path = tmp_path / ("split.json" if text.startswith("{") else "split.csv")
+    path.write_text(text)
+    splits, _ = splits_of(read_split(path), ["a", "b", "c"])
+    assert list(splits.values()) == [Split(train=("a",), validation=("b",), test=("c",))]
+
+
+def test_numbered_folds_test_on_their_cases(tmp_path: Path) -> None:
+    path = tmp_path / "folds.csv"
+    path.write_text("case,fold\n1,0\n2,1\n3,0\n4,1\n")
+    splits, notes = splits_of(read_split(path), ["001", "002", "003", "004"])
+    assert [split.test for split in splits.values()] == [("001", "003"), ("002", "004")]
+    assert [split.train for split in splits.values()] == [("002", "004"), ("001", "003")]
+    assert notes == ["4 cases are named by their numbers alone: 2 is 002"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("none.json", "[]"),
+        ("text.json", '[{"train": ["a", "b"], "val": "c"}]'),
+        ("one.json", '[{"train": ["a", "b"]}]'),
+        ("files.json", '[{"train": [{"image": "a.png"}], "val": [{"image": "b.png"}]}]'),
+        ("one.csv", "case,fold\na,0\nb,0\n"),
+        ("minus.csv", "case,fold\na,-1\nb,0\n"),
+        ("pickle.csv", "\x80\x04]q\0."),
+    ],
+)
+def test_files_that_are_no_split(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_split(path)
+    assert str(path) in str(caught.value)
+    assert str(caught.value).count(str(path)) == 1

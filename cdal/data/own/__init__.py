@@ -343,7 +343,8 @@ def _groups(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: O
         found = find_groups(ids)
     groups = found.of if found else {}
     if found:
-        told = [f"{found}; no group is in two parts of a fold; --groups FILE.csv says otherwise", *told]
+        kept = "" if options.split else "no group is in two parts of a fold; "
+        told = [f"{found}; {kept}--groups FILE.csv says otherwise", *told]
     return _with_copies(groups, facts, told), told
 
 

@@ -16,15 +16,14 @@ Names are read in this order; what one rule recognises is not read by the next:
 Numbers after words for a slice, a class, a set or a place (slice_3, BIRADS4_001, fold1_7, site2_7) count nobody, nor do dates.
 """
 
-import csv
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdal.data.dataset import Split, SplitName
+from cdal.data.own.tables import CASES, FOLD, GROUPS, IN_PART, alike, column, named, read_list, read_rows
 from cdal.errors import InputError, short
 
 PARTS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -37,25 +36,32 @@ _IDENTIFIER = re.compile(r"(?<![^/])(\d+(\.\d+){5,}|[0-9a-f]{8}-([0-9a-f]{4}-){3
 _NUMBER = r"[-_ .#]?(\d+|(?<=[-_ .])[a-z](?![a-z0-9])|(?-i:[A-Z])(?![A-Za-z0-9]))"
 _PEOPLE = re.compile(
     r"(?<![a-z])(patient|pat|pt|subject|subj|sub|participant|volunteer|donor|person|pid|animal|mouse|rat)" + _NUMBER
-    + r"|(?<![^/])p\d+(?![a-z0-9])",
+    + r"|(?<![^/])p\d+(?![a-z0-9]|/p\d)",
     re.IGNORECASE,
 )  # fmt: skip
-_ONE_LETTER = re.compile(r"p\d+", re.IGNORECASE)
+_STAIN = re.compile(r"p(16|40|53|63)", re.IGNORECASE)
 _WHOLES = re.compile(r"(?<![a-z])(case|volume|vol|specimen|biopsy|slide|wsi|video)" + _NUMBER, re.IGNORECASE)
 _PLACES = re.compile(r"(?<![a-z])(train|training|val|validation|test|site|cent(er|re)|hospital|cohort|set|fold)", re.IGNORECASE)
-_TOKEN_ENDS = re.compile(r"(?<=[^\W_])(?=[^a-z0-9]|$)|(?<=\d)(?=[lr]$|(slice|frame|s|z|t)\d+$)", re.IGNORECASE)
+_TOKEN_ENDS = re.compile(r"(?<=[^\W_])(?=[^a-z0-9]|$)|(?<=\d)(?=([lr]|o[ds])$|(slice|frame|s|z|t)\d+$)", re.IGNORECASE)
 _COUNTS_NOBODY = re.compile(
-    r"(?<![a-z])(slice|sl|frame|fr|patch|tile|crop|roi|row|col|class|grade|stage|type|(bi|ti|pi|lung)?[-_ ]?rads|gleason|score|tooth|"
-    r"vertebra|level|label|dose|fold|set|split|part|batch|dataset|task|site|center|centre|hospital|scanner|cohort|day|week|month|ch|"
-    r"channel|size|res|her2|ki|cd)[-_ .]?\d+(plus)?$|(?<![a-z0-9])([xyzv][-_ .]?\d+|[bceglnqt](0|[1-9]\d*))$|(?<![a-z])x\d+[-_]?y\d+$|"
+    r"(?<![a-z])(slice|sl|frame|fr|patch|tile|crop|roi|row|col|class|grade|stage|type|(bi|ti|pi|lung)?[-_ ]?rads|gleason|mayo|kl|"
+    r"dr|score|tooth|vertebra|lobe|level|label|dose|phase|reader|rater|observer|annotator|device|scanner|tma|plate|fold|set|split|"
+    r"part|batch|dataset|task|site|center|centre|hospital|cohort|day|week|month|ch|channel|size|res|her2)[-_ .]?\d+(plus)?$|"
+    r"(?<![a-z])(ki[-_]?67|cd(3|4|8|20|31|34|45|68)|p(16|40|53|63))$|(?<![a-z])x\d+[-_]?y\d+$|"
+    r"(?<![a-z0-9])([xyzv][-_ .]?\d+|[bceglnqt](0|[1-9]\d*)|her2)$|"
     r"(?<![a-z0-9])\d+([xc]|mm|um|nm|mg|ml|gy|kvp?|hpf|dpi|px|hrs?|min)$",
     re.IGNORECASE,
 )
 _DATE = re.compile(r"(?<!\d)(19[5-9]|20[0-4])\d([-_.]?(0[1-9]|1[0-2])([-_.]?(0[1-9]|[12]\d|3[01]))?)?$")
 _MOMENT = re.compile(r"(?<!\d)(19[5-9]|20[0-4])\d([-_.](\d\d)){2}([-_ T]| at |_at_)\d{1,2}([-_.:]\d\d){1,2}(?!\d)")
-_ENDING = re.compile(r"(\.nii)?\.[A-Za-z][A-Za-z0-9]{0,5}$")
-_CASE_COLUMNS = ("case", "case_id", "id", "image", "image_id", "filename", "file", "name")
-_GROUP_COLUMNS = ("group", "patient", "patient_id", "patientid", "subject", "subject_id", "participant_id")
+
+
+_NOTHING = ("", "nan", "na", "n/a", "none", "null", "-", "?")
+_PART_NAMES: dict[str, SplitName] = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+_NO_FOLDS = 'is no list of folds, each {"train": [...], "val": [...]}, as in nnU-Net\'s splits_final.json'
 
 
 class Groups(NamedTuple):
@@ -126,39 +132,45 @@ def given_groups(ids: Sequence[str], given: Mapping[str, str]) -> tuple[Groups, 
     Raises:
         InputError: a case without a group, or with two.
     """
-    meant = _meant(given, ids)
+    meant = named(given, ids)
     of: dict[str, str] = {}
     for name, case_id in meant.items():
         if of.setdefault(case_id, str(given[name])) != str(given[name]):
             raise InputError(f"the groups given put {case_id} into {of[case_id]} and {given[name]}; a case has one group")
     of = {case_id: of[case_id] for case_id in ids if case_id in of}
     missing = [case_id for case_id in ids if case_id not in of]
+    unknown = [name for name in given if name not in meant]
     if missing:
+        others = f", and name {len(unknown)} that are not there, {unknown[0]} the first" if unknown else ""
         raise InputError(
-            f"the groups given leave out {len(missing)} of {len(ids)} cases, {missing[0]} the first; every case needs one, "
+            f"the groups given leave out {len(missing)} of {len(ids)} cases, {missing[0]} the first{others}; every case needs one, "
             "of its own where it stands alone"
         )
-    unknown = [name for name in given if name not in meant]
     notes = [f"groups were given for {len(unknown)} cases that are not there, {unknown[0]} the first"] if unknown else []
-    return Groups(of, "as given"), notes
+    return Groups(of, "as given"), notes + _otherwise(meant)
 
 
 def read_groups(path: str | Path) -> dict[str, str]:
-    """Groups by case: a table (CSV, also with semicolons or tabs, or Parquet) with a column case, id, image or filename, and a
+    """Groups by case: a table (CSV, also with semicolons or tabs, or Parquet) with a column case, image, filename or id, and a
     column group, patient or subject.
 
     Raises:
-        InputError: a file that cannot be read, lacks a column, or puts a case into two groups.
+        InputError: a file that cannot be read, lacks a column, has two that may be meant, or puts a case into two groups.
     """
-    rows = _rows(path)
-    case, group = _column(rows, _CASE_COLUMNS, path), _column(rows, _GROUP_COLUMNS, path)
+    rows = read_rows(path)
+    case, group = column(rows, CASES, path), column(rows, GROUPS, path)
+    for other in (name for name in GROUPS if name in rows[0] and name != group):
+        if any(row[other] != row[group] for row in rows):
+            raise InputError(f"{path} has the columns {group} and {other}; keep the one that tells what belongs together")
     found: dict[str, str] = {}
     for row in rows:
         name, value = row[case], row[group]
-        if not name or not value:
+        if not name or value.lower() in _NOTHING:
             raise InputError(f"{path}: a row has no {case if not name else group}: {short(dict(row))}")
         if found.setdefault(name, value) != value:
             raise InputError(f"{path} puts {name} into the groups {found[name]} and {value}; a case has one")
+    if same := alike(found.values()):
+        raise InputError(f"{path} has the groups {same[0]} and {same[1]}, which may be one; write them alike, or apart")
     return found
 
 
@@ -167,6 +179,7 @@ def read_split(path: str | Path) -> list[dict[str, Any]]:
 
     Reads nnU-Net's splits_final.json, whose `val` is what others call test: validation is then empty. Reads tables (CSV, Parquet,
     or a folder of Parquet files, as searches write it) with columns fold, case and part, which is train, validation or test.
+    Without a column fold there is one; without a column part, each fold tests on the cases that have its number.
 
     Raises:
         InputError: a file that cannot be read, or another form.
@@ -174,14 +187,18 @@ def read_split(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if path.suffix.lower() == ".json":
         return _json_split(path)
-    rows = _rows(path)
-    case, part, fold = (_column(rows, names, path) for names in (_CASE_COLUMNS, ("part", "split", "subset"), ("fold",)))
+    rows = read_rows(path)
+    case = column(rows, CASES, path)
+    if FOLD in rows[0] and not any(name in rows[0] for name in IN_PART):
+        return _numbered_folds(rows, case, path)
+    part = column(rows, IN_PART, path)
     folds: dict[str, dict[str, Any]] = {}
     for row in rows:
-        known = {"val": "validation", "valid": "validation", "training": "train"}.get(row[part].lower(), row[part].lower())
-        if known not in PARTS:
+        known = _PART_NAMES.get(row[part].lower())
+        if known is None:
             raise InputError(f"{path}: {row[case]} is in the part {row[part]!r}; parts are {', '.join(PARTS)}")
-        folds.setdefault(row[fold], {"name": f"fold {row[fold]}"} | {each: [] for each in PARTS})[known].append(row[case])
+        number = row.get(FOLD, "0")
+        folds.setdefault(number, {"name": f"fold {number}"} | {each: [] for each in PARTS})[known].append(row[case])
     return [folds[number] for number in sorted(folds, key=lambda number: (len(number), number))]
 
 
@@ -196,9 +213,9 @@ def own_options(groups: str | None, split: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if split is not None:
         found["split"] = read_split(split)
-        rows = [] if Path(split).suffix.lower() == ".json" else _rows(split)
+        rows = [] if Path(split).suffix.lower() == ".json" else read_rows(split)
         if any(row.get("group") for row in rows):
-            case = _column(rows, _CASE_COLUMNS, split)
+            case = column(rows, CASES, split)
             found["groups"] = {row[case]: row["group"] or row[case] for row in rows}
     if groups is not None:
         found["groups"] = groups if groups == "none" else read_groups(groups)
@@ -212,27 +229,84 @@ def check_own(dataset: str, options: Mapping[str, Any]) -> None:
             raise InputError(f"--{name} is for your own data (--dataset own); the dataset {dataset} has folds of its own")
 
 
-def splits_of(split: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[str, Split]:
-    """Splits by name, from the folds that `read_split` returns; cases in the order of `ids`.
+def splits_of(split: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> tuple[dict[str, Split], list[str]]:
+    """Splits by name, from the folds that `read_split` returns, cases in the order of `ids`; and notes.
 
     Raises:
         InputError: cases that are not there, or that are in two parts of a fold; a value that `read_split` does not return.
     """
     found: dict[str, Split] = {}
+    every: dict[str, str] = {}
     for number, fold in enumerate(split):
         name = str(fold.get("name") or f"fold {number}")
         parts = {part: [str(case) for case in fold.get(part) or ()] for part in PARTS}
         listed = [case for part in PARTS for case in parts[part]]
-        meant = _meant(listed, ids)
+        meant = named(listed, ids)
         if unknown := [case for case in listed if case not in meant]:
-            raise InputError(f"the split given lists {len(set(unknown))} cases that are not there, {unknown[0]} the first ({name})")
+            raise InputError(
+                f"the split given lists {len(set(unknown))} cases that are not there, {unknown[0]} the first ({name}); name "
+                f"cases as inspect does, such as {ids[0]}"
+            )
         if twice := [case_id for case_id, count in Counter(meant[case] for case in listed).items() if count > 1]:
-            raise InputError(f"the split given lists {len(twice)} cases twice in one fold, {twice[0]} the first ({name})")
+            raise InputError(
+                f"the split given lists {len(twice)} cases twice in one fold, {twice[0]} the first ({name}); a case is in one part"
+            )
         own = {part: {meant[case] for case in parts[part]} for part in PARTS}
         found[name if name not in found else f"{name} ({number})"] = Split(
             **{part: tuple(case_id for case_id in ids if case_id in own[part]) for part in PARTS}
         )
-    return found
+        every |= meant
+    return found, _otherwise(every)
+
+
+def _otherwise(meant: Mapping[str, str]) -> list[str]:
+    """A note on cases that are told by a number without their zeros."""
+    other = {name: case_id for name, case_id in meant.items() if name.removesuffix(".0").isdigit() and name != case_id}
+    return [f"{len(other)} cases are named by their numbers alone: {name} is {other[name]}" for name in list(other)[:1]]
+
+
+def _numbered_folds(rows: Sequence[Mapping[str, str]], case: str, path: Path) -> list[dict[str, Any]]:
+    """Each fold tests on the cases that have its number, and trains on the others."""
+    numbers = sorted({row[FOLD] for row in rows}, key=lambda number: (len(number), number))
+    if len(numbers) < 2 or not all(number.isdigit() for number in numbers):
+        raise InputError(
+            f"{path} has no column part ({', '.join(PARTS)}); then each fold tests on the cases with its number, but its folds are "
+            f"{short(', '.join(numbers))}; number at least two from 0 on"
+        )
+    return [
+        {"name": f"fold {number}", "validation": []}
+        | {part: [row[case] for row in rows if (row[FOLD] == number) == (part == "test")] for part in ("train", "test")}
+        for number in numbers
+    ]
+
+
+def _json_split(path: Path) -> list[dict[str, Any]]:
+    content = read_list(path)
+    if isinstance(content, dict) and content and all(isinstance(fold, dict) for fold in content.values()):
+        content = [fold | {"name": name} for name, fold in content.items()]  # {"fold_0": {"train": ..., "val": ...}}
+    folds = []
+    for number, fold in enumerate(content if isinstance(content, list) else [content]):
+        lists = {_PART_NAMES.get(str(key).lower()): names for key, names in fold.items()} if isinstance(fold, dict) else {}
+        lists.pop(None, None)
+        if not isinstance(fold, dict) or "train" not in lists or len(lists) < 2 or not all(map(_is_names, lists.values())):
+            raise InputError(f"{path} {_NO_FOLDS}")
+        held_out = lists.get("validation") or []
+        three = bool(lists.get("test"))
+        folds.append(
+            {
+                "name": str(fold.get("name") or f"fold {number}"),
+                "train": lists["train"],
+                "validation": held_out if three else [],
+                "test": lists["test"] if three else held_out,
+            }
+        )
+    if not folds:
+        raise InputError(f"{path} {_NO_FOLDS}")
+    return folds
+
+
+def _is_names(listed: object) -> bool:
+    return isinstance(listed, list) and all(isinstance(name, str | int) for name in listed)
 
 
 # ------------------------------------------------------------------------------------------------------------------- names
@@ -249,8 +323,8 @@ def _by_word(ids: Sequence[str]) -> dict[str, str]:
     for case_id in ids:
         if match := _PEOPLE.search(case_id) or _WHOLES.search(case_id):
             keys[case_id] = case_id[0 if _PLACES.search(case_id[: match.start()]) else match.start() : match.end()]
-    letters = {key for key in keys.values() if _ONE_LETTER.fullmatch(key)}
-    return {case_id: key for case_id, key in keys.items() if key not in letters or len(letters) > 1}  # p53 is a stain
+    different = set(keys.values())
+    return {} if all(map(_STAIN.fullmatch, different)) else keys
 
 
 def _by_beginning(ids: Sequence[str]) -> dict[str, str]:
@@ -262,11 +336,12 @@ def _by_beginning(ids: Sequence[str]) -> dict[str, str]:
         for case_id in ids:
             if case_id not in keys and len(ends[case_id]) >= tokens:
                 key = case_id[: ends[case_id][tokens - 1]]
-                if re.search(r"\d[^\W_]*$", key) and not _COUNTS_NOBODY.search(key):
+                if re.search(r"\d[^\W_]*$", key):
                     forms[re.sub(r"[^\W_]*\d[^\W_]*", "#", key)][case_id] = key
         for of_form in forms.values():
             different = set(of_form.values())
-            if _LEAST_KEYS <= len(different) < len(of_form) and not all(map(_DATE.search, different)):
+            nobody = any(all(map(pattern.search, different)) for pattern in (_COUNTS_NOBODY, _DATE))
+            if _LEAST_KEYS <= len(different) < len(of_form) and not nobody:
                 keys |= of_form
     return keys
 
@@ -283,77 +358,3 @@ _RULES: dict[str, Callable[[Sequence[str]], dict[str, str]]] = {
     "the word and the number in their names": _by_word,
     "what their names begin with": _by_beginning,
 }
-
-
-def _last(case_id: str) -> str:
-    """A name without folders."""
-    return case_id.rsplit("/", 1)[-1]
-
-
-# ------------------------------------------------------------------------------------------------------------------- files
-
-
-def _meant(names: Iterable[str], ids: Sequence[str]) -> dict[str, str]:
-    """The cases that names mean: ids, or file names that are ids without folders, ending or channel number."""
-    there, found = set(ids), {}
-    for name in names:
-        stem = _ENDING.sub("", _last(name.replace("\\", "/")))
-        form = next((form for form in (name, stem, re.sub(r"_\d{4}$", "", stem)) if form in there), None)
-        if form is not None:
-            found[name] = form
-    return found
-
-
-def _rows(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a table, all values as text, columns in small letters."""
-    path = Path(path)
-    try:
-        if path.is_dir() or path.suffix.lower() == ".parquet":
-            import pandas as pd
-
-            rows = pd.read_parquet(path).to_dict("records")
-        else:
-            text = path.read_text(encoding="utf-8-sig")
-            head = text.partition("\n")[0]
-            rows = list(csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=head.count)))
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table: {getattr(error, 'strerror', None) or error}") from error
-    if not rows:
-        raise InputError(f"{path} has no rows; it needs a header such as case,group and a line for every case")
-    plain = [{str(name).strip().lower(): _text(value) for name, value in row.items() if name is not None} for row in rows]
-    return [row for row in plain if any(row.values())]
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value).strip()
-
-
-def _column(rows: Sequence[Mapping[str, str]], names: Sequence[str], path: str | Path) -> str:
-    found = next((name for name in names if name in rows[0]), None)
-    if found is None:
-        raise InputError(f"{path} has the columns {', '.join(rows[0])}; it needs one of {', '.join(names)}")
-    return found
-
-
-def _json_split(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    folds = []
-    for number, fold in enumerate(content if isinstance(content, list) else [content]):
-        if not isinstance(fold, dict) or not isinstance(fold.get("train"), list):
-            raise InputError(
-                f'{path} is no list of folds, each {{"train": [...], "val": [...]}}, as in nnU-Net\'s splits_final.json'
-            )
-        held_out = fold.get("validation", fold.get("val")) or []
-        three = bool(fold.get("test"))
-        folds.append(
-            {
-                "name": str(fold.get("name") or f"fold {number}"),
-                "train": fold["train"],
-                "validation": held_out if three else [],
-                "test": fold["test"] if three else held_out,
-            }
-        )
-    return folds
