@@ -44,7 +44,7 @@ def prepare_image(pixels: npt.NDArray[Any], preparation: Preparation, channels: 
     height, width = prepared_size((image.shape[1], image.shape[2]), preparation)
     if (height, width) != tuple(image.shape[1:]):
         image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
-    return _scaled(image[:, None], preparation)
+    return _scaled(image[:, None].numpy(), preparation)
 
 
 def prepare_label(values: npt.NDArray[Any], preparation: Preparation) -> Tensor:
@@ -68,9 +68,8 @@ def prepare_volume(voxels: npt.NDArray[Any], preparation: Preparation, spacing: 
     Raises:
         InputError: a spacing that `resampled_size` refuses; the message needs the file's name before it.
     """
-    slices = to_slices(voxels, preparation.plane)
     size = _sliced_size(voxels.shape, spacing, preparation)
-    image = _scaled(torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)), preparation)
+    image = _scaled(to_slices(voxels, preparation.plane), preparation)
     return resample_image(image, size)  # scaled before: what lies outside a window rings no more
 
 
@@ -161,21 +160,33 @@ def _sliced_size(shape: Sequence[int], spacing: Spacing, preparation: Preparatio
     return resampled_size(grid.shape[1:], grid.spacing[1:], preparation.spacing)
 
 
-def _scaled(image: Tensor, preparation: Preparation) -> Tensor:
+def _scaled(image: npt.NDArray[Any], preparation: Preparation) -> Tensor:
+    """An image (C, D, H, W) in the values that a case holds; a slice at a time, because a scan may fill much of the memory."""
     if preparation.scaling == "bytes":
-        return image.round().clamp(0, 255).to(torch.uint8)
+        return torch.from_numpy(np.ascontiguousarray(image)).round().clamp(0, 255).to(torch.uint8)
     out = torch.empty(image.shape)
     for channel, (part, window) in enumerate(zip_longest(image, preparation.windows[: len(image)])):
-        values = part.double()
-        low, high = window or _limits(values, preparation)
+        low, high = window or _limits(part, preparation)
         span = max(high - low, torch.finfo(torch.float64).tiny)
-        out[channel] = (2 * (values - low) / span - 1).clamp(-1, 1)  # a channel of one value becomes -1
+        for number, plane in enumerate(part):
+            values = torch.from_numpy(plane.astype(np.float32)).double()
+            out[channel, number] = (2 * (values - low) / span - 1).clamp(-1, 1)  # a channel of one value becomes -1
     return out
 
 
-def _limits(values: Tensor, preparation: Preparation) -> Window:
+def _limits(values: npt.NDArray[Any], preparation: Preparation) -> Window:
     """The values of a channel that become -1 and 1 where no window is given."""
     if preparation.scaling == "range":
-        return values.min().item(), values.max().item()
-    low, high = np.percentile(values.numpy(), (_LOW, _HIGH)).tolist()
+        return float(np.float32(values.min())), float(np.float32(values.max()))
+    low, high = (_percentile(values.ravel(), percent) for percent in (_LOW, _HIGH))
     return low, high
+
+
+def _percentile(values: npt.NDArray[Any], percent: float) -> float:
+    """What `numpy.percentile` says of the values (N,) as 32-bit numbers, without copies of 64 bits."""
+    place = (len(values) - 1) * (percent / 100)
+    below = int(place)
+    pair = np.array([below, min(below + 1, len(values) - 1)])
+    first, second = np.partition(values, pair)[pair].astype(np.float32).astype(np.float64)
+    share = place - below
+    return float(first + (second - first) * share if share < 0.5 else second - (second - first) * (1 - share))

@@ -80,10 +80,9 @@ def read_volume(path: Path) -> Volume:
         kind = f"{'/'.join(voxels.dtype.names)} colours" if voxels.dtype.names else f"the type {voxels.dtype}"
         raise InputError(f"{path} has voxels of {kind}; plain numbers are needed, along a fourth axis where they are several")
     if voxels.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(voxels.astype(np.float32, copy=False))
-        if not finite.all():
-            count = finite.size - np.count_nonzero(finite)
+        with np.errstate(over="ignore"):  # slab by slab, because a scan may fill much of the memory
+            count = sum(slab.size - np.count_nonzero(np.isfinite(slab.astype(np.float32, copy=False))) for slab in voxels.T)
+        if count:
             raise InputError(
                 f"{path} has {count} voxels that are NaN or infinite (as 32-bit numbers); give them a value, such as 0 in the "
                 "background (numpy.nan_to_num, or fslmaths IN -nan OUT)"
@@ -147,14 +146,14 @@ def read_labelled(
         InputError: what `read_volume` raises, images of other than the declared number of channels, a label of four axes or
             of other than whole numbers, or files of different shape or place.
     """
-    first = read_volume(source.images[0])
+    first = _in_32_bits(read_volume(source.images[0]))
     arrays = []
     for path in source.images:
-        volume = first if path == source.images[0] else read_volume(path)
+        volume = first if path == source.images[0] else _in_32_bits(read_volume(path))
         _check_grid(path, volume, source.images[0], first)
         array = to_dhw(volume)
         arrays.append(array[None] if array.ndim == 3 else array)
-    image = np.concatenate(arrays)
+    image = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     if channels is not None and len(image) != channels:
         needed = f"{channels} channel{'' if channels == 1 else 's'}"
         raise InputError(f"{source.images[0]} has the shape {first.voxels.shape}, but dataset.json names {needed}")
@@ -167,7 +166,7 @@ def read_label(path: Path, image_path: Path, image: Volume) -> npt.NDArray[Any]:
     if label.voxels.ndim != 3:
         raise InputError(f"{path} has the shape {label.voxels.shape}; a label of three axes is needed")
     _check_grid(path, label, image_path, image)
-    return whole_numbers(to_dhw(label), path)
+    return to_dhw(label._replace(voxels=whole_numbers(label.voxels, path)))
 
 
 def whole_numbers(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
@@ -182,12 +181,25 @@ def whole_numbers(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
         return values
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
-    rounded = np.rint(values)
-    wrong = ~(np.abs(values - rounded) <= _WHOLE) | ~(np.abs(rounded) < 2**31)
-    if wrong.any():
-        raise InputError(f"{path} has the value {values[wrong][0]:.7g}; a mask must hold whole class numbers")
-    whole: npt.NDArray[np.int32] = rounded.astype(np.int32)
+    whole = np.empty_like(values, np.int32)
+    for number in range(values.shape[-1]):  # slab by slab, because a label may fill much of the memory
+        slab = values[..., number]
+        rounded = np.rint(slab)
+        wrong = ~(np.abs(slab - rounded) <= _WHOLE) | ~(np.abs(rounded) < 2**31)
+        if wrong.any():
+            raise InputError(
+                f"{path} has the value {slab[wrong][0]:.7g}; a mask must hold whole class numbers: threshold it, or resample it by "
+                "the nearest voxel"
+            )
+        whole[..., number] = rounded
     return whole
+
+
+def _in_32_bits(volume: Volume) -> Volume:
+    """The same with voxels of at most 32 bits where they are no whole numbers; images are computed with in no more."""
+    if volume.voxels.dtype.kind != "f":
+        return volume
+    return volume._replace(voxels=volume.voxels.astype(np.float32, copy=False))
 
 
 def _check_grid(path: Path, volume: Volume, image_path: Path, image: Volume) -> None:
@@ -206,7 +218,8 @@ def _check_grid(path: Path, volume: Volume, image_path: Path, image: Volume) -> 
         turned = f", turned by {turn:.1f} degrees" if turn > _TURNED else ""
         found = f"lies elsewhere than its image {image_path.name}: their affines put corners {apart:.3g} mm apart{turned}"
     hints = []
-    for name, one in ((path.name, volume), (image_path.name, image)):
+    same = path.name == image_path.name
+    for name, one in ((path.name, volume), ("the image" if same else image_path.name, image)):
         if np.array_equal(np.abs(one.affine), np.eye(4)):
             hints.append(f"; {name} has no affine but the identity, as tools write that lose the true one")
         if _CONFLICT in one.note:

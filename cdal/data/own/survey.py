@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from cdal.data.cache import load_facts
 from cdal.data.dataset import Source
@@ -132,7 +133,7 @@ def case_facts(case_id: str, pair: Pair) -> CaseFacts:
         turned=pair.turned,
         note=pair.note,
         digest=_digest(image),
-        sketch=_sketch(small),
+        sketch=_sketch(image[0, shown]),
         shift=_shift(small, _at(_reduced((values[shown] > 0).astype(np.float32), _COMPARED), small.shape)),
     )
 
@@ -172,10 +173,8 @@ def _at(plane: npt.NDArray[np.float32], size: Sequence[int]) -> npt.NDArray[np.f
     return found
 
 
-def _sketch(plane: npt.NDArray[np.float32]) -> list[int]:
-    padded = np.pad(plane, 1, mode="edge")
-    smooth = sum(padded[r : r + plane.shape[0], c : c + plane.shape[1]] for r in range(3) for c in range(3))
-    picked = _at(np.asarray(smooth), (_SKETCH, _SKETCH))
+def _sketch(plane: npt.NDArray[Any]) -> list[int]:
+    picked = np.array(Image.fromarray(plane.astype(np.float32)).resize((_SKETCH, _SKETCH), Image.Resampling.BOX))
     low, high = picked.min(), picked.max()
     sketch: list[int] = np.rint((picked - low) * (255 / max(high - low, 1e-12))).astype(int).ravel().tolist()
     return sketch

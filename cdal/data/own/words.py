@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cdal.data.dataset import Augmentation, Preparation
 from cdal.data.folds import Folds
+from cdal.data.geometry import plane_of
 from cdal.data.layouts import Layout
 from cdal.data.own.survey import CaseFacts
 
@@ -28,17 +29,19 @@ def notes_on(facts: Sequence[CaseFacts], preparation: Preparation) -> list[str]:
     told += [f"{count(len(ids), 'case')} ({names(ids)}): {note}" for note, ids in noted.items()]
     if preparation.plane != "axial":
         told.append(f"slices are {preparation.plane} ones: voxels are coarsest, or fewest, across them")
+    others = [
+        case.id for case in facts if case.spacing is not None and plane_of(case.grid[0], preparation.plane) != preparation.plane
+    ]
+    if others:
+        told.append(
+            f"{names(others)} {'is' if len(others) == 1 else 'are'} of a single slice, which is no {preparation.plane} one; it is "
+            "kept as it is"
+        )
     if preparation.spacing is not None:
         told.append(
             f"spacings differ: slices are resampled to {' x '.join(f'{side:.3g}' for side in preparation.spacing)} mm, their "
             "median; results are on the grids of the files; --set dataset.resample=false keeps those"
         )
-    for channel, window in enumerate(preparation.windows):
-        if window is not None:
-            told.append(
-                f"channel {channel} is CT: values from {window[0]:g} to {window[1]:g}, the 0.5th and 99.5th percentile of all "
-                "foreground, become -1 to 1 in every case"
-            )
     return told
 
 
