@@ -73,8 +73,22 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(given: argparse.Namespace, _: Console) -> int:
-    from rich.console import Console
+    try:
+        found = _look_at(given)
+    except InputError as error:
+        if given.json:
+            _print_json(_unread(given, str(error)))
+        raise
+    _tell(given, found)
+    if found.problems:
+        many = len(found.problems) > 1
+        what = f"{len(found.problems)} problems, listed above; put them" if many else "a problem, told above; put it"
+        raise InputError(f"{given.data} has {what} right before training on it")
+    return DONE
 
+
+def _look_at(given: argparse.Namespace) -> Inspection:
+    """Inspect the folder and write the contact sheet."""
     from cdal.data.inspection import inspect_folder
     from cdal.data.inspection.contact_sheet import contact_sheet
     from cdal.data.remote import local_folder
@@ -86,23 +100,27 @@ def _inspect(given: argparse.Namespace, _: Console) -> int:
     if sys.stderr.isatty():
         print(f"decoding {folder}", file=sys.stderr)  # noqa: T201
     found = inspect_folder(folder, given.dataset, _watched, **_options(given))
-    if given.json:
-        print(json.dumps(_plain(found, _search_command(given, found)), indent=2, ensure_ascii=False))  # noqa: T201
-    else:
-        _print(found, Console(highlight=False))
     try:
         out.write_text(contact_sheet(found), encoding="utf-8", errors="xmlcharrefreplace")
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror}") from error
-    if not given.json:
-        print(f"contact sheet: {out}")  # noqa: T201
-    if found.problems:
-        many = len(found.problems) > 1
-        what = f"{len(found.problems)} problems, listed above; put them" if many else "a problem, told above; put it"
-        raise InputError(f"{data} has {what} right before training on it")
-    if not given.json:
+    return found
+
+
+def _tell(given: argparse.Namespace, found: Inspection) -> None:
+    from rich.console import Console
+
+    if given.json:
+        _print_json(_plain(found, _search_command(given, found)))
+        return
+    _print(found, Console(highlight=False))
+    print(f"contact sheet: {given.out}")  # noqa: T201
+    if not found.problems:
         print(f"search on it: {_search_command(given, found)}")  # noqa: T201
-    return DONE
+
+
+def _print_json(told: dict[str, Any]) -> None:
+    print(json.dumps(told, indent=2))  # noqa: T201  in ASCII, which every pipe takes and every name survives
 
 
 def _convert(given: argparse.Namespace, _: Console) -> int:
@@ -185,6 +203,13 @@ def _print(found: Inspection, console: Console) -> None:
                 console.print(Text(f"  {plain(line)}"), soft_wrap=True)
     if not found.problems:
         console.print(Text("No problems found.", style="green"))
+
+
+def _unread(given: argparse.Namespace, problem: str) -> dict[str, Any]:
+    """What `_plain` gives, of data in which no cases can be told."""
+    lists: dict[str, Any] = {name: [] for name in ("findings", "decided", "classes", "folds", "cases")}
+    first = {"folder": str(given.data), "dataset": given.dataset, "ready": False, "problems": [problem]}
+    return first | lists | {"splits": {}, "groups": {}, "command": None}
 
 
 def _plain(found: Inspection, command: str) -> dict[str, Any]:

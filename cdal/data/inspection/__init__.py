@@ -102,14 +102,14 @@ def inspect_folder(folder: Path, dataset: str | None = None, watch: Watch = lamb
         folder: where the files are, on this machine.
         dataset: which dataset reads them, one of `cdal.data.DATASETS`; None recognises it.
         watch: called once with the cases to come and their number; returns them, perhaps showing how far it is.
-        options: of the dataset `own`.
+        options: of the dataset.
 
     Raises:
-        InputError: a folder in which no cases can be told at all.
+        InputError: unknown options, or a folder in which no cases can be told at all.
     """
     dataset = dataset or recognise(folder)
     check_options(dataset, options)
-    return _own(folder, watch, Options(**options)) if dataset == "own" else _published(folder, dataset, watch)
+    return _own(folder, watch, Options(**options)) if dataset == "own" else _published(folder, dataset, watch, options)
 
 
 def overview(found: Inspection) -> list[tuple[str, str]]:
@@ -200,14 +200,14 @@ def _own(folder: Path, watch: Watch, options: Options) -> Inspection:
     )  # fmt: skip
 
 
-def _published(folder: Path, dataset: str, watch: Watch) -> Inspection:
+def _published(folder: Path, dataset: str, watch: Watch, options: Mapping[str, Any]) -> Inspection:
     """The datasets with published folds, each read by its own reader."""
     plan = _PLANS[dataset](folder)
     problems = list(plan.problems)
     opened: Dataset | None = None
     refusal = ""
     try:
-        opened = open_dataset(dataset, folder)
+        opened = open_dataset(dataset, folder, **options)
     except InputError as error:
         refusal = str(error)
     look = partial(_look, plan=plan, opened=opened)

@@ -26,7 +26,7 @@ from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.preparation import foreground_sample
 from cdal.errors import InputError
 
-_VERSION = 3  # of the facts; a higher one has files looked at again
+_VERSION = 4  # of the facts; a higher one has files looked at again
 _SKETCH = 16  # side of the sketch that near-copies are found by, pixels
 _COMPARED = 96  # longer side at which the edges of image and mask are compared, pixels
 _FEWEST = 32  # pixels of a side, below which chance places edges
