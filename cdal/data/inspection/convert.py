@@ -3,9 +3,11 @@
     convert(Path("MyData"), Path("Dataset101_Mine"))
 
 Images keep their values and grids; masks hold 0 to the number of classes, and one number more for pixels that nobody judged. The
-folds become splits_final.json (nnU-Net's "val" is our test part), and what was decided stands in decisions.json.
+folds become splits_final.json (nnU-Net's "val" is our test part; "validation" is cut from its "train"), groups become groups.csv,
+and what was decided stands in decisions.json. Opened again, it gives the same labels, splits and groups.
 """
 
+import csv
 import json
 import re
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from cdal.data import check_options
 from cdal.data.dataset import IGNORED, DatasetSpec, Source
 from cdal.data.layouts import Layout, find_layout
 from cdal.data.own import Decisions, Options, decide_all, outline_classes, survey_of
+from cdal.data.own.groups import find_groups
 from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.own.survey import CaseFacts
 from cdal.errors import InputError
@@ -42,6 +45,8 @@ def convert(folder: Path, out: Path, **options: Any) -> list[str]:
         raise InputError(f"--to is {out}, which is there already; name a folder that is not")
     if not out.absolute().parent.is_dir():
         raise InputError(f"--to is {out}; {out.absolute().parent} is no folder")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"--to is {out}, within the data {folder}; name a folder outside of them")
     check_options("own", options)
     layout = find_layout(folder)
     if layout.problems:
@@ -106,7 +111,8 @@ def _write_volumes(out: Path, name: str, source: Source, pair: Pair, numbers: np
 
 def _write_listing(out: Path, ending: str, decisions: Decisions, layout: Layout, count: int) -> None:
     spec: DatasetSpec = decisions.spec
-    labels = {"background": 0} | {name: number for number, name in enumerate(spec.classes, start=1)}
+    meant = [f"{name} (class)" if name.lower() in ("background", "ignore") else name for name in spec.classes]
+    labels = {"background": 0} | {name: number for number, name in enumerate(meant, start=1)}
     if decisions.reading.has_ignored:
         labels["ignore"] = len(spec.classes) + 1
     names = layout.channels or _channel_names(spec)
@@ -122,10 +128,18 @@ def _write_listing(out: Path, ending: str, decisions: Decisions, layout: Layout,
 
 def _write_decisions(out: Path, decisions: Decisions, names: dict[str, str]) -> None:
     splits = [
-        {"train": [names[case] for case in split.train + split.validation], "val": [names[case] for case in split.test]}
+        {
+            part: [names[case] for case in cases]
+            for part, cases in (("train", split.train + split.validation), ("val", split.test), ("validation", split.validation))
+        }
         for split in decisions.folds.splits
     ]
-    (out / "splits_final.json").write_text(json.dumps(splits, indent=2))
+    (out / "splits_final.json").write_text(json.dumps(splits, indent=2), encoding="utf-8")
+    if decisions.groups or find_groups(list(names.values())):  # of the names here, which may tell other groups
+        with (out / "groups.csv").open("w", newline="", encoding="utf-8") as table:
+            csv.writer(table).writerows(
+                [("case", "group"), *((names[case], decisions.groups.get(case, names[case])) for case in names)]
+            )
     told = {
         "notes": decisions.spec.notes,
         "protocol": decisions.spec.protocol,
@@ -140,13 +154,14 @@ def _named(sources: Sequence[Source], names: dict[str, str]) -> list[tuple[Sourc
 
 
 def _names(ids: Sequence[str]) -> dict[str, str]:
-    """File names of cases: ids may hold folders and spaces, which nnU-Net's tools do not like."""
+    """File names of cases, which hold no folders, spaces or foreign letters, and differ on every file system."""
     names: dict[str, str] = {}
     taken: set[str] = set()
     for case_id in ids:
-        plain = re.sub(r"[^\w.-]+", "_", case_id).strip("_") or "case"
-        name = next(name for number in range(len(ids) + 1) if (name := f"{plain}_{number}" if number else plain) not in taken)
-        taken.add(name)
+        plain = re.sub(r"[^A-Za-z0-9.-]+", "_", case_id).strip("_.-") or "case"
+        tries = (f"{plain}_{number}" if number else plain for number in range(len(ids) + 1))
+        name = next(name for name in tries if name.lower() not in taken)
+        taken.add(name.lower())
         names[case_id] = name
     return names
 
