@@ -36,11 +36,14 @@ _GZIP = b"\x1f\x8b"
 _APART = 0.5  # voxels by which the corners of an image and its label may lie apart
 _TURNED = 0.5  # degrees that are worth a word
 _OBLIQUE = 10.0  # degrees
+_PERPENDICULAR = 0.01  # cosine of the angle of two axes that are
+_STRETCHED = 0.02  # by which sizes of voxels may differ and still be one
 _WHOLE = 1e-3  # by which a label may be off its whole number: scl_slope is a 32-bit number
 
 _CONFLICT = "sform and qform put it in two places; the sform is used"
 _PLACELESS = "neither sform nor qform is set; its axes are taken to run left, to the front and up"
 _ASKEW = "it lies oblique in its scanner; slices follow its own axes"
+_SHEARED = "its slices are shifted against each other (gantry tilt); scores take its axes to be perpendicular"
 _UNITS = "its header counts in other units than mm; lengths are read as mm"
 
 _silent = logging.Logger("nibabel headers", logging.CRITICAL + 1)  # oddities that matter are raised, and told in our own words
@@ -312,6 +315,11 @@ def _place(path: Path, header: Any, shape: Sequence[int]) -> tuple[npt.NDArray[n
                 "-copysform2qform or -copyqform2sform)"
             )
         notes.append(_CONFLICT)
+    zooms = header.get_zooms()[:3]
+    sizes = voxel_sizes(affine)[: len(zooms)]  # type: ignore[no-untyped-call]
+    if int(header["sform_code"]) and other is None and not np.allclose(zooms, sizes, rtol=_STRETCHED):
+        told = (" x ".join(f"{side:.3g}" for side in sides) for sides in (zooms, sizes))
+        notes.append("pixdim says voxels of {} mm, its sform {}; the sform is used".format(*told))
     if header.get_xyzt_units()[0] in ("meter", "micron"):
         notes.append(_UNITS)
     return affine, "; ".join([*notes, *filter(None, [_note(affine)])])
@@ -320,6 +328,9 @@ def _place(path: Path, header: Any, shape: Sequence[int]) -> tuple[npt.NDArray[n
 def _note(affine: npt.NDArray[np.float64]) -> str:
     """What is to be told of the directions of an affine."""
     with np.errstate(all="ignore"):
+        axes = affine[:3, :3] / voxel_sizes(affine)  # type: ignore[no-untyped-call]
+        if np.abs(axes.T @ axes - np.eye(3)).max() > _PERPENDICULAR:
+            return _SHEARED
         angles = np.degrees(obliquity(affine))  # type: ignore[no-untyped-call]
     return _ASKEW if angles.max() > _OBLIQUE else ""
 
@@ -362,7 +373,7 @@ def _orientation(path: Path, affine: npt.NDArray[np.float64]) -> npt.NDArray[np.
     """The axis swaps and flips that turn an array of this affine to LPI."""
     stored = _stored(affine)
     if not np.isfinite(stored).all() or not np.isfinite(affine).all():
-        raise InputError(f"{path} has an affine that tells no orientation")
+        raise InputError(f"{path} has an affine that tells no orientation; write a true one (fslorient -setsform)")
     turn: npt.NDArray[np.float64] = ornt_transform(stored, axcodes2ornt("LPI"))  # type: ignore[no-untyped-call]
     return turn
 

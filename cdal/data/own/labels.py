@@ -74,12 +74,25 @@ def decide(
     if any(mask.coloured for mask in masks):
         found = _colours(masks, where, instances)
     else:
+        _check_signs(masks, files, where)
         found = _decide_values(masks, where, volumetric, instances, ignore_label)
         if found.at_least is None and not any(0 in mask.values for mask in masks):
             note = f"no pixel of {where} is 0: every pixel belongs to a class, and there is no background"
             found = replace(found, notes=(*found.notes, note))
     folders = {f"{path.parent.parent}/" for path in files} - {"./", "//"}  # notes travel with models, and are read elsewhere
     return replace(found, notes=tuple(reduce(lambda note, folder: note.replace(folder, ""), folders, note) for note in found.notes))
+
+
+def _check_signs(masks: Sequence[MaskFacts], files: Sequence[Path], where: str) -> None:
+    """Refuse values below 0."""
+    lowest = [min(mask.values, default=0) for mask in masks]
+    if min(lowest, default=0) < 0:
+        odd = lowest.index(min(lowest))
+        which = str(files[odd]) if len(files) == len(masks) else f"one of {where}"
+        raise InputError(
+            f"{which} has the value {lowest[odd]}; a mask must hold whole class numbers from 0 on: write 0 there, or 255 where "
+            "nobody judged, and see that it is a mask and no image"
+        )
 
 
 def _check_palettes(masks: Sequence[MaskFacts], files: Sequence[Path]) -> None:
@@ -99,9 +112,6 @@ def _check_palettes(masks: Sequence[MaskFacts], files: Sequence[Path]) -> None:
 def _decide_values(
     masks: Sequence[MaskFacts], where: str, volumetric: bool, instances: bool | None, ignore_label: int | None
 ) -> Reading:
-    negative = min((value for mask in masks for value in mask.values), default=0)
-    if negative < 0:
-        raise InputError(f"{where} hold the value {negative}; a mask must hold whole class numbers from 0 on")
     several = any(mask.objects for mask in masks)
     plain = [mask for mask in masks if not mask.objects]
     values = sorted({value for mask in plain for value in mask.foreground})
