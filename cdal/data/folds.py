@@ -185,7 +185,8 @@ def _given_folds(ids: Sequence[str], groups: Mapping[str, str], given: Mapping[s
             )
         splits.append(Split(train=train, validation=validation, test=test))
         if shared := _shared(splits[-1], groups):
-            told = f"in the split {name} {len(shared)} groups are in two parts, {shared[0]} the first, so its figures are too good"
+            several = f"{len(shared)} groups are" if len(shared) > 1 else "1 group is"
+            told = f"in the split {name} {several} in two parts, {shared[0]} the first, so its figures are too good"
             if not asked:
                 raise InputError(
                     f"{told}; say with --groups FILE.csv what belongs together, or keep the split with --split FILE, a table with "

@@ -218,8 +218,8 @@ def test_a_group_in_two_parts_of_a_given_split() -> None:
     groups = {f"p{patient}_s{case}": f"p{patient}" for patient in range(4) for case in range(2)}
     ids = list(groups)
     given = {"mine": Split(train=tuple(ids[:4]), validation=(ids[4],), test=tuple(ids[5:]))}
-    with pytest.raises(InputError, match=r"in the split mine 1 groups are in two parts, p2 the first, so its figures are too good"):
+    with pytest.raises(InputError, match=r"in the split mine 1 group is in two parts, p2 the first, so its figures are too good"):
         own_folds(ids, groups, {}, given)
     folds = own_folds(ids, groups, {}, given, asked=True)
     assert folds.splits == (given["mine"],)
-    assert folds.notes == ("in the split mine 1 groups are in two parts, p2 the first, so its figures are too good",)
+    assert folds.notes == ("in the split mine 1 group is in two parts, p2 the first, so its figures are too good",)

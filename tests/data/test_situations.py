@@ -17,8 +17,9 @@ from .situations.layouts import layouts
 from .situations.published import published
 from .situations.situation import Situation, inspected
 from .situations.splits import splits
+from .situations.tables import tables
 
-KINDS = (splits, labels, drawings, geometry, layouts, published, files, inspection)
+KINDS = (splits, tables, labels, drawings, geometry, layouts, published, files, inspection)
 ALL = [pytest.param(situation, id=f"{kind.name}: {situation.name}") for kind in KINDS for situation in kind.situations]
 
 

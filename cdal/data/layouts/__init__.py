@@ -59,11 +59,7 @@ def find_layout(folder: Path, *, follow_links: bool = True) -> Layout:
     outer = checked(folder, LAYOUTS)
     folder = _innermost(outer)
     layout = _listed(folder, follow_links)
-    if layout is not None:
-        splits, notes, problems = given_splits(folder, [source.id for source in layout.sources])
-        problems = layout.problems or problems
-        layout = replace(layout, splits=splits or layout.splits, notes=layout.notes + notes, problems=problems)
-    else:
+    if layout is None:
         inner = next((path.parent for path in sorted(folder.glob("*/dataset.json"))), None)
         if inner and not (folder / "images").is_dir():
             raise InputError(f"{outer} has no known layout; did you mean {inner}?")
@@ -71,6 +67,9 @@ def find_layout(folder: Path, *, follow_links: bool = True) -> Layout:
         layout = folder_layout(tree, follow_links)
         if layout is None:
             raise InputError(_unknown(tree, outer))
+    splits, notes, problems = given_splits(folder, [source.id for source in layout.sources])
+    problems = layout.problems or problems
+    layout = replace(layout, splits=splits or layout.splits, notes=layout.notes + notes, problems=problems)
     if folder != outer:
         layout = replace(layout, notes=[f"read from {folder}, the only folder in {outer}", *layout.notes])
     return layout

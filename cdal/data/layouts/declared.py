@@ -9,6 +9,8 @@ from cdal.data.dataset import Split
 from cdal.data.layouts.layout import one_line, plain, some
 from cdal.errors import InputError, short
 
+SPLITS = "splits_final.json"
+
 _MOST_CLASSES = 255
 
 
@@ -82,11 +84,11 @@ def declared_licence(content: Mapping[str, Any]) -> str:
 def given_splits(folder: Path, ids: Iterable[str]) -> tuple[dict[str, Split], list[str], list[str]]:
     """The folds of nnU-Net's splits_final.json, in the folder or among nnU-Net's preprocessed data; notes; problems.
 
-    "val" of a fold is its test part: what nnU-Net scores it by.
+    "val" of a fold is its test part: what nnU-Net scores it by; "validation", as `convert` writes it, is cut from "train".
     """
     known = set(ids)
     places = (folder, folder.parent.parent / "nnUNet_preprocessed" / folder.name)
-    path = next((place / "splits_final.json" for place in places if (place / "splits_final.json").is_file()), None)
+    path = next((place / SPLITS for place in places if (place / SPLITS).is_file()), None)
     if path is None or not known:
         return {}, [], []
     wrong = f'{path} is no list of folds like {{"train": [CASE, ...], "val": [CASE, ...]}}; put it right or remove it'
@@ -101,14 +103,17 @@ def given_splits(folder: Path, ids: Iterable[str]) -> tuple[dict[str, Split], li
         train, test = (_names(fold.get(key)) if isinstance(fold, dict) else () for key in ("train", "val"))
         if not train or not test:
             return {}, [], [wrong]
+        held_out = tuple(name for name in _names(fold.get("validation")) if name in train)
         strangers, both = [name for name in train + test if name not in known], set(train) & set(test)
         if strangers:
             told = f"fold {number} of {path} names {len(strangers)} cases that are not there ({some(strangers)})"
             return {}, [], [f"{told}; put it right or remove it"]
         if both:
             return {}, [], [f"fold {number} of {path} has {some(sorted(both))} in train and in val; put it right or remove it"]
-        splits[f"fold {number} of splits_final.json"] = Split(train=train, validation=(), test=test)
-    left = known - {name for split in splits.values() for name in split.train + split.test}
+        splits[f"fold {number} of {SPLITS}"] = Split(
+            train=tuple(name for name in train if name not in held_out), validation=held_out, test=test
+        )
+    left = known - {name for split in splits.values() for name in split.train + split.validation + split.test}
     notes = [f"{path} gives the {len(splits)} folds: val tests"]
     if left:
         notes.append(f"{len(left)} cases are in no fold of {path.name}: {some(sorted(left))}")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cdal.data.dataset import Source, Split
 from cdal.data.layouts import names, outlines
+from cdal.data.layouts.declared import SPLITS
 from cdal.data.layouts.foreign import described, remedy
 from cdal.data.layouts.layout import READ, Found, Layout, ending, is_outline, is_series, normal, some, stem
 from cdal.data.layouts.pairing import Item, Pairing, Pairs, pair
@@ -56,7 +57,7 @@ def folder_layout(tree: Tree, follow_links: bool = True) -> Layout | None:
         if not by_folder:
             return None
     _left_out(found, for_eyes, "no images or masks by their names")
-    _left_out(found, [_item(path, base) for path in tree.outlines], "as there are masks")
+    _left_out(found, [_item(path, base) for path in tree.outlines if path.name != SPLITS], "as there are masks")
     if by_folder:
         found.problems.extend(_strange(tree, base))
     images = _one_of_a_name(found, images)
@@ -333,10 +334,6 @@ def _patients(found: Found, cases: dict[str, Pairing]) -> dict[str, str]:
     counts = Counter(groups.values())
     if len(counts) < _LEAST_PATIENTS or max(counts.values()) < 2:
         return {}
-    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:_SHOWN])
-    found.notes.append(
-        f"{len(groups)} cases are of {len(counts)} patients, by their folders: {shown}, ...; --groups FILE.csv says otherwise"
-    )
     return {case_id: groups.get(case_id, case_id) for case_id in cases}
 
 

@@ -27,7 +27,8 @@ from cdal.data.dataset import IGNORED, Augmentation, Case, DatasetSpec, LabelArr
 from cdal.data.folds import LEAST_GROUPS, Folds, own_folds
 from cdal.data.geometry import Grid, choose_plane, choose_spacing, resampled_size, sliced, to_slices
 from cdal.data.layouts import Layout, find_layout, plain
-from cdal.data.own.groups import Groups, find_groups, given_groups, read_groups, read_split, splits_of
+from cdal.data.own.beside import groups_beside, split_beside
+from cdal.data.own.groups import Groups, find_groups, given_groups, groups_of_split, read_groups, read_split, splits_of
 from cdal.data.own.labels import decide
 from cdal.data.own.pairs import OUTLINES, Pair, read_pair
 from cdal.data.own.reading import Instances, Reading
@@ -46,7 +47,6 @@ from cdal.errors import InputError
 _STEP, _LARGEST_SAMPLE = 32, 256  # pixels
 _AUGMENTATION = Augmentation(rotation=15, scale=(0.85, 1.15), brightness=0.2, contrast=0.2)  # no flips: left and right may matter
 NONE = "none"
-_MOST_TABLES = 20  # that are looked into for groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +181,15 @@ def decide_all(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options
     groups, by = _groups(folder, layout, facts, options)
     ids = [case.id for case in facts]
     asked = read_split(options.split) if isinstance(options.split, str) else options.split
-    splits, renamed = splits_of(asked, ids) if asked else (layout.splits, [])
+    splits, by_split = splits_of(asked, ids) if asked else (layout.splits, [])
+    if not splits:
+        splits, by_split = split_beside(folder, ids)
+    elif asked and layout.splits:
+        by_split = [*by_split, "the split of the folder itself is not used, as another one is given"]
     folds = own_folds(ids, groups, {case.id: reading.present(case.mask) for case in facts}, splits, asked=bool(asked))
     longest = max(max(_size(case, source, preparation)) for case, source in zip(facts, sources, strict=True))
     size = options.sample_size or min(-(-longest // _STEP) * _STEP, _LARGEST_SAMPLE)
-    notes = (*layout.notes, *_left_out(layout), *notes_on(facts, preparation), *told, *reading.notes, *by, *renamed, *folds.notes)
+    notes = (*layout.notes, *_left_out(layout), *notes_on(facts, preparation), *told, *reading.notes, *by, *by_split, *folds.notes)
     spec = DatasetSpec(
         name=re.sub(r"[^\w.-]+", "_", plain(folder.resolve().name)) or "own",
         image_channels=channels,
@@ -335,34 +339,18 @@ def _groups(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: O
     elif options.groups is not None:
         given = read_groups(options.groups) if isinstance(options.groups, str) else options.groups
         found, told = given_groups(ids, given)
-    elif (table := _table_of_groups(folder, ids, told)) is not None:
-        found = table
-    elif layout.groups:
-        found = Groups({case_id: layout.groups.get(case_id, case_id) for case_id in ids}, "by their folders")
+    elif isinstance(options.split, str) and (given := groups_of_split(options.split)):
+        found, told = given_groups(ids, given)
     else:
-        found = find_groups(ids)
+        found, told = groups_beside(folder, ids)
+        if not found and layout.groups:
+            found = Groups({case_id: layout.groups.get(case_id, case_id) for case_id in ids}, "by their folders")
+        found = found or find_groups(ids)
     groups = found.of if found else {}
     if found:
         kept = "" if options.split else "no group is in two parts of a fold; "
         told = [f"{found}; {kept}--groups FILE.csv says otherwise", *told]
     return _with_copies(groups, facts, told), told
-
-
-def _table_of_groups(folder: Path, ids: Sequence[str], told: list[str]) -> Groups | None:
-    """The groups of the first table in the folder that has a column for cases and one for groups, and names all cases."""
-    for path in sorted(path for pattern in ("*.csv", "*.tsv", "*/*.csv", "*/*.tsv") for path in folder.glob(pattern))[
-        :_MOST_TABLES
-    ]:
-        try:
-            groups, notes = given_groups(ids, read_groups(path))
-        except InputError as error:
-            if "leave out" in str(error):
-                told.append(f"{path.name} has groups, but not of every case, and is not used: {error}")
-            continue
-        if len(set(groups.of.values())) >= LEAST_GROUPS:  # fewer are arms of a study rather than patients
-            told += notes
-            return Groups(groups.of, f"as {path.name} says")
-    return None
 
 
 def _with_copies(groups: dict[str, str], facts: Sequence[CaseFacts], told: list[str]) -> dict[str, str]:

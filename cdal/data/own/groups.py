@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdal.data.dataset import Split, SplitName
-from cdal.data.own.tables import CASES, FOLD, GROUPS, IN_PART, alike, column, named, read_list, read_rows
+from cdal.data.own.tables import CASES, FOLD, GROUPS, IN_PART, PATIENTS, alike, column, named, read_list, read_rows
 from cdal.errors import InputError, short
 
 PARTS: tuple[SplitName, ...] = ("train", "validation", "test")
@@ -150,16 +150,16 @@ def given_groups(ids: Sequence[str], given: Mapping[str, str]) -> tuple[Groups, 
     return Groups(of, "as given"), notes + _otherwise(meant)
 
 
-def read_groups(path: str | Path) -> dict[str, str]:
+def read_groups(path: str | Path, *, only_patients: bool = False) -> dict[str, str]:
     """Groups by case: a table (CSV, also with semicolons or tabs, or Parquet) with a column case, image, filename or id, and a
-    column group, patient or subject.
+    column group, patient or subject; `only_patients` where a column group may as well tell diagnoses.
 
     Raises:
         InputError: a file that cannot be read, lacks a column, has two that may be meant, or puts a case into two groups.
     """
     rows = read_rows(path)
-    case, group = column(rows, CASES, path), column(rows, GROUPS, path)
-    for other in (name for name in GROUPS if name in rows[0] and name != group):
+    case, group = column(rows, CASES, path), column(rows, PATIENTS if only_patients else GROUPS, path)
+    for other in (name for name in (() if only_patients else GROUPS) if name in rows[0] and name != group):
         if any(row[other] != row[group] for row in rows):
             raise InputError(f"{path} has the columns {group} and {other}; keep the one that tells what belongs together")
     found: dict[str, str] = {}
@@ -202,6 +202,15 @@ def read_split(path: str | Path) -> list[dict[str, Any]]:
     return [folds[number] for number in sorted(folds, key=lambda number: (len(number), number))]
 
 
+def groups_of_split(path: str | Path) -> dict[str, str]:
+    """Groups by case that a table of folds has in a column `group`; none of others."""
+    rows = [] if Path(path).suffix.lower() == ".json" else read_rows(path)
+    if not any(row.get("group") for row in rows):
+        return {}
+    case = column(rows, CASES, path)
+    return {row[case]: row["group"] or row[case] for row in rows}
+
+
 def own_options(groups: str | None, split: str | None) -> dict[str, Any]:
     """The options `groups` and `split` of own data, as plain values, from what `--groups` and `--split` name.
 
@@ -213,10 +222,8 @@ def own_options(groups: str | None, split: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if split is not None:
         found["split"] = read_split(split)
-        rows = [] if Path(split).suffix.lower() == ".json" else read_rows(split)
-        if any(row.get("group") for row in rows):
-            case = column(rows, CASES, split)
-            found["groups"] = {row[case]: row["group"] or row[case] for row in rows}
+        if grouped := groups_of_split(split):
+            found["groups"] = grouped
     if groups is not None:
         found["groups"] = groups if groups == "none" else read_groups(groups)
     return found

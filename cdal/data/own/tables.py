@@ -19,7 +19,8 @@ CASES = (
     "case", "caseid", "casename", "image", "imageid", "imagename", "imagefile", "imagepath", "filename", "filepath", "file", "path",
     "name", "id",
 )  # fmt: skip
-GROUPS = ("group", "groupid", "patient", "patientid", "subject", "subjectid", "participant", "participantid")
+PATIENTS = ("patient", "patientid", "subject", "subjectid", "participant", "participantid")
+GROUPS = ("group", "groupid", *PATIENTS)
 IN_PART = ("part", "split", "subset")
 FOLD = "fold"
 
