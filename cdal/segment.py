@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,12 @@ class Segmenter:
         array = to_dhw(volume)
         channels = array if array.ndim == 4 else array[None]
         if len(channels) != self.spec.image_channels:
-            raise InputError(f"{path} has {len(channels)} channel(s); the model was trained on {self.spec.image_channels}")
+            raise InputError(
+                f"{path} has {len(channels)} channel(s); the model was trained on {self.spec.image_channels}, which belong in one "
+                "file, along a fourth axis (fslmerge -t)"
+            )
+        if volume.note:
+            warnings.warn(f"{path}: {volume.note}", stacklevel=2)
         try:
             image = prepare_volume(channels, preparation, spacing_dhw(volume))
         except InputError as error:

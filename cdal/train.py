@@ -83,7 +83,8 @@ def _trained(args: argparse.Namespace) -> int:
             "model.mask_channels": spec.mask_channels,
             "model.image_size": spec.image_size,
         }
-    ).replace({path: value for path, value in settings.items() if not path.startswith("dataset.")})
+        | {path: value for path, value in settings.items() if not path.startswith("dataset.")}
+    )
     device = named_device(args.device)
     if "WORLD_SIZE" in os.environ:  # started by torchrun
         if device.type == "cuda":

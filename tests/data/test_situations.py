@@ -18,8 +18,9 @@ from .situations.published import published
 from .situations.situation import Situation, inspected
 from .situations.splits import splits
 from .situations.tables import tables
+from .situations.volumes import volumes
 
-KINDS = (splits, tables, labels, drawings, geometry, layouts, published, files, inspection)
+KINDS = (splits, tables, volumes, labels, drawings, geometry, layouts, published, files, inspection)
 ALL = [pytest.param(situation, id=f"{kind.name}: {situation.name}") for kind in KINDS for situation in kind.situations]
 
 
