@@ -26,7 +26,7 @@ from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.preparation import foreground_sample
 from cdal.errors import InputError
 
-_VERSION = 4  # of the facts; a higher one has files looked at again
+_VERSION = 5  # of the facts; a higher one has files looked at again
 _SKETCH = 16  # side of the sketch that near-copies are found by, pixels
 _COMPARED = 96  # longer side at which the edges of image and mask are compared, pixels
 _FEWEST = 32  # pixels of a side, below which chance places edges
@@ -174,7 +174,7 @@ def _at(plane: npt.NDArray[np.float32], size: Sequence[int]) -> npt.NDArray[np.f
 
 
 def _sketch(plane: npt.NDArray[Any]) -> list[int]:
-    picked = np.array(Image.fromarray(plane.astype(np.float32)).resize((_SKETCH, _SKETCH), Image.Resampling.BOX))
+    picked = np.array(Image.fromarray(plane.astype(np.float32)).resize((_SKETCH, _SKETCH), Image.Resampling.BILINEAR))
     low, high = picked.min(), picked.max()
     sketch: list[int] = np.rint((picked - low) * (255 / max(high - low, 1e-12))).astype(int).ravel().tolist()
     return sketch
