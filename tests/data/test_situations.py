@@ -18,9 +18,10 @@ from .situations.published import published
 from .situations.situation import Situation, inspected
 from .situations.splits import splits
 from .situations.tables import tables
+from .situations.values import values
 from .situations.volumes import volumes
 
-KINDS = (splits, tables, volumes, labels, drawings, geometry, layouts, published, files, inspection)
+KINDS = (splits, values, tables, volumes, labels, drawings, geometry, layouts, published, files, inspection)
 ALL = [pytest.param(situation, id=f"{kind.name}: {situation.name}") for kind in KINDS for situation in kind.situations]
 
 

@@ -35,6 +35,7 @@ _LOSS = 0.1  # of the higher level, by which JPEG changes values
 _CONNECTED = 0.8  # of numbered objects are in one part
 _SOME_OBJECTS = 6
 _FEW_NUMBERS = 3
+_MOST_COLOURS = 256  # of the objects in a mask; pictures have more
 
 
 def decide(
@@ -216,15 +217,15 @@ def _colours(masks: Sequence[MaskFacts], where: str, instances: bool | None) -> 
     masks = [mask.as_colours() for mask in masks]
     counts, _ = _totals(masks)
     colours = sorted(counts)
+    if max(len(mask.values) for mask in masks) <= _MOST_COLOURS and _differ_from_mask_to_mask(masks):
+        raise InputError(
+            f"{where} hold {len(colours)} colours, nearly each of them in one mask only: they tell objects apart, and name no "
+            "class; save the masks with one colour per class, or with numbered objects"
+        )
     if len(colours) > MOST_CLASSES + 1:
         raise InputError(
             f"{where} hold {len(colours)} colours; they look antialiased or like pictures, and a mask holds one plain colour per "
             "class: save them as PNG without smoothing, or as class numbers"
-        )
-    if _differ_from_mask_to_mask(masks):
-        raise InputError(
-            f"{where} hold {len(colours)} colours, nearly each of them in one mask only: they tell objects apart, and name no "
-            "class; save the masks with one colour per class, or with numbered objects"
         )
     background = 0 if 0 in counts else max(colours, key=lambda colour: counts[colour])
     classes = [colour for colour in colours if colour != background]
