@@ -260,7 +260,57 @@ def _dealt(
         smallest = min(largest, key=lambda name: len(members[name]))
         largest.remove(smallest)
         empty.append(smallest)
+    _complete(parts, {name: len(cases) for name, cases in members.items()}, held, shares)
     return parts
+
+
+def _complete(
+    parts: Sequence[list[str]], size: Mapping[str, int], held: Mapping[str, Collection[Hashable]], shares: Sequence[float]
+) -> None:
+    """Move or exchange groups as long as a part lacks a class that at least as many groups have as there are parts.
+
+    No part grows beyond twice its share by that; a class that one group has stays in the largest share.
+    """
+    rarity = Counter(label for labels in held.values() for label in labels)
+    common = [label for label, count in rarity.items() if count >= len(parts)]
+    most = [2 * share * sum(size.values()) for share in shares]
+    nothing = ("", 0, frozenset[Hashable]())
+
+    def lacking(part: int, without: Collection[Hashable] = (), with_: Collection[Hashable] = ()) -> int:
+        return sum(there[part][label] - (label in without) + (label in with_) <= 0 for label in common)
+
+    while True:
+        there = [Counter(label for name in part for label in held[name]) for part in parts]
+        sizes = [sum(size[name] for name in part) for part in parts]
+        free = [
+            [
+                (name, size[name], held[name])
+                for name in part
+                if shares[number] < max(shares) or min(shares) == max(shares) or all(rarity[label] > 1 for label in held[name])
+            ]
+            for number, part in enumerate(parts)
+        ]
+        best: tuple[int, float, str, int, str, int] | None = None
+        for to in range(len(parts)):
+            missing = {label for label in common if not there[to][label]}
+            for start in range(len(parts)) if missing else ():
+                for name, own, labels in free[start] if start != to else ():
+                    for back, other, others in [nothing, *free[to]] if missing & set(labels) else ():
+                        grown = (sizes[start] - own + other, sizes[to] + own - other)
+                        fits = grown[0] <= max(most[start], sizes[start]) and grown[1] <= max(most[to], sizes[to])
+                        gain = lacking(start, labels, others) + lacking(to, others, labels) - lacking(start) - lacking(to)
+                        if gain < 0 and fits and (back or len(parts[start]) > 1):
+                            uneven = sum(one**2 / shares[part] for one, part in zip(grown, (start, to), strict=True))
+                            uneven -= sum(sizes[part] ** 2 / shares[part] for part in (start, to))
+                            best = min(best or (0, 0.0, "", 0, "", 0), (gain, uneven, name, start, back, to))
+        if best is None:
+            return
+        _, _, name, start, back, to = best
+        parts[start].remove(name)
+        parts[to].append(name)
+        if back:
+            parts[to].remove(back)
+            parts[start].append(back)
 
 
 def _split(ids: Sequence[str], train: Collection[str], validation: Collection[str], test: Collection[str]) -> Split:

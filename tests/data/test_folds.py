@@ -1,6 +1,7 @@
 """Splits: the published rules, checked on names alone."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -223,3 +224,17 @@ def test_a_group_in_two_parts_of_a_given_split() -> None:
     folds = own_folds(ids, groups, {}, given, asked=True)
     assert folds.splits == (given["mine"],)
     assert folds.notes == ("in the split mine 1 group is in two parts, p2 the first, so its figures are too good",)
+
+
+@pytest.mark.parametrize(
+    "rare", [((7, 5, 4, 6), (8, 6, 4, 3), (0, 2, 4, 7)), ((1, 2, 5, 6), (1, 2, 4, 6), (1, 4, 6, 7)), ((0, 2, 3, 8), (0, 1, 5, 6))]
+)
+def test_classes_that_share_groups_are_in_every_part(rare: Sequence[Sequence[int]]) -> None:
+    groups = {f"p{patient}_s{case}": f"p{patient}" for patient in range(9) for case in range(5)}
+    classes = {case_id: {label for label, own in enumerate(rare) if int(group[1:]) in own} for case_id, group in groups.items()}
+    for split in own_folds(list(groups), groups, classes).splits:
+        for part in (split.train, split.validation, split.test):
+            assert {label for case_id in part for label in classes[case_id]} == set(range(len(rare)))
+        assert len({groups[case_id] for case_id in split.train}) >= 4
+        parts = [{groups[case_id] for case_id in part} for part in (split.train, split.validation, split.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 9
