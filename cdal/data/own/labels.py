@@ -35,6 +35,7 @@ _LOSS = 0.1  # of the higher level, by which JPEG changes values
 _CONNECTED = 0.8  # of numbered objects are in one part
 _SOME_OBJECTS = 6
 _FEW_NUMBERS = 3
+_VOC_VOID = 0xE0E0C0
 _MOST_COLOURS = 256  # of the objects in a mask; pictures have more
 
 
@@ -191,6 +192,11 @@ def _named(
 ) -> Reading:
     labels = {value: number for number, value in enumerate(names, start=1)}
     notes = []
+    alike = [name for name in names.values() if [other.casefold() for other in names.values()].count(name.casefold()) > 1]
+    if alike:
+        notes.append(
+            f"the classes {', '.join(alike)} differ in capital letters alone: they are kept apart; rename what is the same"
+        )
     found = {value for mask in masks for value in mask.foreground} - {ignored}
     if len(names) == 1 and found - {*names} == {IGNORED} and ignored is None and all(len(mask.foreground) < 2 for mask in masks):
         labels[IGNORED] = 1
@@ -201,7 +207,11 @@ def _named(
         labels[ignored] = IGNORED
         notes.append(f"pixels of the value {ignored} are left out: no loss, no score ({declared_by} names it ignore)")
     if not any(labels.get(value, 0) not in (0, IGNORED) for mask in masks for value in mask.values):
-        raise InputError(f"no mask holds a class that {declared_by} names ({listed([*names])})")
+        shown = hex_colour if any(value > _MOST_COLOURS for value in (*names, *found)) else str
+        those, theirs = (", ".join(map(shown, values)) or "nothing but 0" for values in (names, sorted(found)[:_SOME_OBJECTS]))
+        raise InputError(
+            f"no mask holds a class that {declared_by} names ({those}); they hold {theirs}: see that the masks belong to it"
+        )
     coloured = any(mask.coloured for mask in masks)
     return Reading(
         classes=tuple(names.values()), labels=labels, coloured=coloured, declared=declared_by, instances=bool(instances),
@@ -227,10 +237,18 @@ def _colours(masks: Sequence[MaskFacts], where: str, instances: bool | None) -> 
             f"{where} hold {len(colours)} colours; they look antialiased or like pictures, and a mask holds one plain colour per "
             "class: save them as PNG without smoothing, or as class numbers"
         )
+    if not any(colour & 0xFEFEFE for colour in colours):
+        raise InputError(
+            f"{where} have channels of 0 and 1 that differ, as where each channel is a class (one-hot); save one number per pixel, "
+            "for example by numpy.argmax over the channels"
+        )
     background = 0 if 0 in counts else max(colours, key=lambda colour: counts[colour])
-    classes = [colour for colour in colours if colour != background]
-    labels = {colour: number for number, colour in enumerate(classes, start=1)} | {background: 0}
+    void = {_VOC_VOID} & counts.keys() if background == 0 and len(colours) > 2 else set()
+    classes = [colour for colour in colours if colour != background and colour not in void]
+    labels = {colour: number for number, colour in enumerate(classes, start=1)} | {background: 0} | dict.fromkeys(void, IGNORED)
     note = f"{where} are coloured: each of {len(classes)} colours is read as a class, {hex_colour(background)} as the background"
+    if void:
+        note += f"; {hex_colour(_VOC_VOID)}, VOC's colour of borders, is left out: no loss, no score"
     return Reading(classes=tuple(map(hex_colour, classes)), labels=labels, coloured=True, instances=bool(instances), notes=(note,))
 
 

@@ -89,7 +89,9 @@ def _read_images(source: Source, channels: int | None, coloured: bool | None, na
     parts = [read_image(path) for path in source.images]
     for path, part in zip(source.images, parts, strict=True):
         if part.shape[:2] != parts[0].shape[:2]:
-            raise InputError(f"{path} is {_size(part)}, but {source.images[0].name} of the same case is {_size(parts[0])}")
+            raise InputError(
+                f"{path} is {_size(part)}, but {source.images[0].name} of its case is {_size(parts[0])}; they need one size"
+            )
     pixels = parts[0] if len(parts) == 1 else np.dstack(parts)
     count = 1 if pixels.ndim == 2 else pixels.shape[2]
     if channels is not None and count != channels:
@@ -109,7 +111,12 @@ def _read_images(source: Source, channels: int | None, coloured: bool | None, na
             continue
         stored = read_image(source.images[0], upright=False) if is_turned and len(parts) == 1 else None
         if stored is None or values.shape != stored.shape[:2]:
-            raise InputError(f"{path} is {_size(values)}, but its image {source.images[0].name} is {_size(pixels)}")
+            how = (
+                "turn the mask"
+                if values.shape == pixels.shape[1::-1]
+                else "export it at the image's size, or scale it by the nearest pixel"
+            )
+            raise InputError(f"{path} is {_size(values)}, but its image {source.images[0].name} is {_size(pixels)}; {how}")
         pixels, turned = stored, True
     values, objects = _together(masks, source)
     palette = [] if coloured or len(source.labels) > 1 else _palette(source.labels[0])
