@@ -282,6 +282,7 @@ def _coco(content: dict[str, Any]) -> _Document:
     document = _Document(list(images.values()))
     for rank, number in enumerate(sorted(names)):
         document.ranks.setdefault(names[number], rank)
+    boxed = {}
     for annotation in content["annotations"]:
         image = images.get(annotation["image_id"])
         if image is None:  # of an image that was taken out of the list
@@ -295,8 +296,14 @@ def _coco(content: dict[str, Any]) -> _Document:
             image.shapes.append(_Shape(name, partial(draw_parts, partial(flat_rings, lists))))
         else:
             document.left_out["boxes without outline"] += 1
+            boxed[annotation["image_id"]] = image
     if document.left_out and not any(image.shapes for image in images.values()):
         raise ShapeError("holds boxes and no outlines; draw the objects' outlines, or turn the boxes into masks")
+    if bare := [str(image.name) for image in boxed.values() if not image.shapes]:
+        raise ShapeError(
+            f"holds boxes and no outlines for {len(bare)} of its images ({', '.join(bare[:3])}), which would count as empty; draw "
+            "the outlines there, or take those images out"
+        )
     return document
 
 

@@ -1,11 +1,13 @@
 """Values of masks that do not go together: scales, strays, mixed ways of storing, objects among classes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 from own_folders import mask, picture, save
 from PIL import Image
 
+from .drawings import coco
 from .folders import with_images, write_tiff
 from .labels import RED, disc, objects, soft
 from .situation import (
@@ -13,6 +15,7 @@ from .situation import (
     Steps,
     is_class,
     is_foreground,
+    is_ignored,
     opened,
     opened_or_refused,
     refusal,
@@ -211,6 +214,68 @@ def _(folder: Path) -> Steps:
         save(folder / "masks" / f"{name}.png", disc(number) * WHITE)
     yield
     refusal(folder, "masks/case_", "ignore_label", ignore_label=255)
+
+
+@values.holds("channels of 0 and 1, a class each (one-hot)", OURS, "refused: names argmax")
+def _(folder: Path) -> Steps:
+    for number, name in enumerate(with_images(folder)):
+        drawn = mask(number, 64, 64, (1, 2))
+        save(folder / "masks" / f"{name}.png", np.dstack([drawn == value for value in range(3)]).astype(np.uint8))
+    yield
+    refusal(folder, "masks/case_", "argmax")
+
+
+@values.holds("VOC's colours with a void border", OURS, "the border's colour is ignored, told")
+def _(folder: Path) -> Steps:
+    table = np.zeros((256, 3), np.uint8)
+    table[[1, 2, 255]] = (128, 0, 0), (0, 128, 0), (224, 224, 192)
+    for number, name in enumerate(with_images(folder)):
+        save(folder / "masks" / f"{name}.png", table[mask(number, 64, 64, (1, 2, 255))])
+    yield
+    dataset = opened(folder)
+    assert dataset.spec.classes == ("#008000", "#800000")
+    is_ignored(dataset, truth(dataset, "case_1"), mask(1, 64, 64, (1, 2, 255)) == 255)
+    said(dataset, "#e0e0c0", "left out")
+
+
+@values.holds("masks turned against their images", OURS, "refused: both sizes, and to turn it")
+def _(folder: Path) -> Steps:
+    for number in range(6):
+        save(folder / "images" / f"case_{number}.png", picture(number))
+        save(folder / "masks" / f"case_{number}.png", np.ascontiguousarray(mask(number).T))
+    yield
+    assert "40 x 48" in refusal(folder, "masks/case_0.png", "turn")
+
+
+@values.holds("masks of half the size", OURS, "refused: both sizes, and how to scale")
+def _(folder: Path) -> Steps:
+    for number in range(6):
+        save(folder / "images" / f"case_{number}.png", picture(number, 80, 96))
+        save(folder / "masks" / f"case_{number}.png", mask(number))
+    yield
+    refusal(folder, "masks/case_0.png", "nearest")
+
+
+@values.holds("labelmap.txt beside masks of class numbers", OURS, "refused: what it names and what is there; or read")
+def _(folder: Path) -> Steps:
+    for number in range(6):
+        save(folder / "JPEGImages" / f"scan{number}.png", picture(number))
+        save(folder / "SegmentationClass" / f"scan{number}.png", mask(number, values=(1, 2)))
+    (folder / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\na:128,0,0::\nb:0,128,0::\n")
+    yield
+    refusal(folder, "labelmap.txt", "#800000")
+
+
+@values.holds("COCO with boxes alone for some images", OURS, "refused: they would count as empty")
+def _(folder: Path) -> Steps:
+    names = [f"cell{number}.png" for number in range(6)]
+    for number, name in enumerate(names):
+        save(folder / "images" / name, picture(number, 40, 48, 3))
+    content = coco(names, [(1, "cell")])
+    content["annotations"][2]["segmentation"] = []
+    (folder / "annotations.json").write_text(json.dumps(content))
+    yield
+    refusal(folder, "annotations.json", "outlines there")
 
 
 @values.holds("one inverted mask", OURS, "told: its name")
