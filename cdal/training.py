@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from cdal.data.dataset import DatasetSpec
 from cdal.data.own.groups import spread
 from cdal.devices.memory import keep_freed_memory, peak_memory
 from cdal.devices.workers import from_rank_zero, rank_and_world, together
-from cdal.errors import DivergedError, InputError
+from cdal.errors import DivergedError, InputError, short
 from cdal.evaluation import ValidationScore, validate
 from cdal.pulse import Ended, beat
 from cdal.trainer import Draws, Trainer, needs_discriminator
@@ -82,6 +82,8 @@ def _train(config: Config, dataset: Dataset, folder: Path, fold: int, device: to
     trainer = Trainer(config, device)
     model_seconds = time.perf_counter() - called
     reports = _resume(trainer, folder)
+    if reports:
+        from_rank_zero(partial(_check_data, folder / LAST, dataset.spec))
     best_dice = max((report.values["dice"] for report in reports), default=-math.inf)
     settings = config.training
     steps = settings.steps_per_epoch or steps_per_pass(len(cases.train), settings.batch_size, settings.samples_per_case)
@@ -357,6 +359,26 @@ def _stored(trainer: Trainer, path: Path) -> _Stored | None:
         path.unlink()
         return None
     return _Stored(tensors, info, reports)
+
+
+def _check_data(path: Path, spec: DatasetSpec) -> None:
+    """Raise InputError where a checkpoint has seen other classes, or images prepared otherwise, than those at hand."""
+    told = checkpoint.read_info(path).get("dataset")
+    if told is None:
+        return
+    seen = DatasetSpec.from_dict(told)
+    if seen.classes != spec.classes or seen.has_ignored != spec.has_ignored:
+        raise InputError(
+            f"{path} comes from a training on the classes {short(seen.classes)}, now they are {short(spec.classes)}, or pixels are "
+            "left out that were not; give this training a folder of its own"
+        )
+    if seen.preparation != spec.preparation:
+        names = [item.name for item in fields(spec.preparation)]
+        other = [name for name in names if getattr(seen.preparation, name) != getattr(spec.preparation, name)]
+        raise InputError(
+            f"{path} comes from a training on images that were prepared otherwise ({', '.join(other)}): options of the dataset or "
+            "its files have changed; give this training a folder of its own"
+        )
 
 
 def _best_is_whole(path: Path) -> bool:

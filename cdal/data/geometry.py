@@ -59,10 +59,21 @@ def choose_plane(grids: Sequence[Grid]) -> Plane:
     """
     counted = [grid for grid in grids if 1 not in grid.shape] or grids
     shape, spacing = (np.median(sides, axis=0) for sides in ([grid.shape for grid in counted], [grid.spacing for grid in counted]))
-    coarse, short = int(spacing.argmax()), int(shape.argmin())
-    if 1 not in counted[0].shape and spacing[coarse] >= _COARSER * np.delete(spacing, coarse).max():
-        return _ACROSS[coarse]
+    short = int(shape.argmin())
+    if 1 not in counted[0].shape and (coarse := _coarsest(spacing.tolist())):
+        return coarse
     return _ACROSS[short] if shape[short] * _SHORTER < np.delete(shape, short).min() else "axial"
+
+
+def is_cut_through(grid: Grid, plane: Plane) -> bool:
+    """Whether slices of this plane go through those that the scanner took, so that pixels are coarse along one of their sides."""
+    return 1 not in grid.shape and _coarsest(grid.spacing) not in (None, plane)
+
+
+def _coarsest(spacing: Sequence[float]) -> Plane | None:
+    """The plane across the axis that is far coarser than both others, if there is one."""
+    coarse = int(np.argmax(spacing))
+    return _ACROSS[coarse] if spacing[coarse] >= _COARSER * np.delete(spacing, coarse).max() else None
 
 
 def plane_of(shape: Sequence[int], plane: Plane) -> Plane:
@@ -95,10 +106,13 @@ def sliced(grid: Grid, plane: Plane) -> Grid:
 def choose_spacing(grids: Sequence[Grid], plane: Plane) -> tuple[float, float] | None:
     """The spacing along H and W that the slices of all volumes are resampled to, mm: the median, as in nnU-Net's 2d plans.
 
-    None where all volumes agree within 1 %. The distance of slices is never changed.
+    None where all volumes agree within 1 %. The distance of slices is never changed. Volumes whose own slices lie in another plane
+    count only where there are no others.
     """
     in_plane = np.array([sliced(grid, plane).spacing[1:] for grid in grids])
-    height, width = (float(f"{side:.6g}") for side in np.median(in_plane, axis=0))  # headers hold 32-bit numbers
+    counted = np.array([not is_cut_through(grid, plane) for grid in grids])
+    usual = np.median(in_plane[counted] if counted.any() else in_plane, axis=0)
+    height, width = (float(f"{side:.6g}") for side in usual)  # headers hold 32-bit numbers
     return None if _agree(in_plane, (height, width)) else (height, width)
 
 

@@ -262,6 +262,7 @@ def _decode(path: Path) -> tuple[npt.NDArray[Any], Any]:
     data = _beginning(pieces)
     header = _header(data)
     start, shape, dtype = header.get_data_offset(), tuple(map(int, header.get_data_shape())), header.get_data_dtype()
+    _axes(path, shape)
     declared = start + math.prod(shape) * dtype.itemsize
     if declared > _LARGEST:
         raise InputError(f"{path} declares {declared / 2**30:.0f} GiB of voxels; at most {_LARGEST // 2**30} GiB are read")

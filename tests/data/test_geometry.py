@@ -88,7 +88,9 @@ def test_the_spacing_is_the_median_of_those_that_differ() -> None:
         return [Grid((30, 40, 50), (3, side, 2 * side)) for side in sides]
 
     assert choose_spacing(grids(0.4, 0.8, 1.2), "axial") == (0.8, 1.6)
-    assert choose_spacing(grids(0.4, 0.8, 1.2), "sagittal") == (3.0, 1.6)
+    assert choose_spacing(grids(0.4, 0.8, 0.9), "sagittal") == (3.0, 1.6)
+    scanned = [Grid((30, 40, 50), (5, 1, 1)), Grid((40, 8, 50), (1, 5, 1))]  # axial, sagittal
+    assert choose_spacing(scanned, "axial") == (1.0, 1.0)  # not 3 mm, which neither has
     assert choose_spacing(grids(0.8, 0.806, 0.795), "axial") is None
     assert choose_spacing([Grid((30, 40, 50), (depth, 1, 1)) for depth in (1, 3, 5)], "axial") is None  # slices stay
     # A flat volume has its own plane.

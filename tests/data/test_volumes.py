@@ -140,7 +140,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a wrong checksum": (lambda d: gzip.compress(d)[:-8] + bytes(4) + gzip.compress(d)[-4:], "incorrect data check"),
     "junk behind the archive": (lambda d: gzip.compress(d) + b"junk", "incorrect header check"),
     "an empty archive": (lambda d: gzip.compress(b""), "it is empty"),
-    "a negative side": (lambda d: with_shape(d, -4, 5, 6), "not a readable NIfTI"),
+    "a negative side": (lambda d: with_shape(d, -4, 5, 6), "has the shape"),
     "an unknown type": (lambda d: d[:70] + b"\x77\x77" + d[72:], "not a readable NIfTI"),
     "voxels that start at NaN": (lambda d: d[:108] + np.float32(np.nan).tobytes() + d[112:], "not a readable NIfTI"),
 }

@@ -17,6 +17,8 @@ from cdal.data.own.survey import CaseFacts
 from cdal.data.own.words import count, names
 from cdal.data.preparation import choose_window, is_ct
 
+_BELOW = -100  # what hardly anything but CT falls below
+
 
 def choose_windows(
     facts: Sequence[CaseFacts], declared: Sequence[str] | None, reading: Reading
@@ -43,6 +45,11 @@ def choose_windows(
                 f"channel {channel} of {count(len(like), 'case')} holds Hounsfield units ({names(like)}), but not of "
                 f"{names(others)}, so every case is scaled by itself; correct these, or declare the channel CT in dataset.json, "
                 "to have one window"
+            )
+        elif name is None and all(case.channels[channel][0] <= _BELOW for case in facts):
+            told.append(
+                f"channel {channel} has values below {_BELOW} in every case, as CT has, but no air as scanners store it: every "
+                "case is scaled by itself; declare the channel CT in dataset.json, if it is, to have one window"
             )
         above = [case.id for case in facts if case.channels[channel][0] >= 0]
         if window is not None and like and above:

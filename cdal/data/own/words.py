@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cdal.data.dataset import Augmentation, Preparation
 from cdal.data.folds import Folds
-from cdal.data.geometry import plane_of
+from cdal.data.geometry import Grid, is_cut_through, plane_of
 from cdal.data.layouts import Layout
 from cdal.data.own.survey import CaseFacts
 
@@ -36,6 +36,12 @@ def notes_on(facts: Sequence[CaseFacts], preparation: Preparation) -> list[str]:
         told.append(
             f"{names(others)} {'is' if len(others) == 1 else 'are'} of a single slice, which is no {preparation.plane} one; it is "
             "kept as it is"
+        )
+    through = [case.id for case in facts if case.spacing is not None and is_cut_through(Grid(*case.grid), preparation.plane)]
+    if through:
+        told.append(
+            f"the scanner's slices of {names(through)} lie in another plane: {preparation.plane} ones go through them, with pixels "
+            "that are coarse along one side; leave them out, or search on them alone"
         )
     if preparation.spacing is not None:
         told.append(

@@ -235,6 +235,30 @@ def _(folder: Path) -> Steps:
     said(dataset, "case_0", "single slice")
 
 
+@volumes.holds(
+    "half of the series axial, half sagittal", COMBINED, "one plane, at the spacing of its own slices; the others are named"
+)
+def _(folder: Path) -> Steps:
+    for number in range(6):
+        shape, steps = ((8, 40, 36), (5, 1, 1)) if number % 2 else ((40, 36, 8), (1, 1, 5))
+        affine = np.diag([*np.negative(steps), 1.0])
+        nifti(folder / "images" / f"case_{number}.nii.gz", volume(number, *shape), affine)
+        nifti(folder / "labels" / f"case_{number}.nii.gz", box(shape), affine)
+    yield
+    dataset = opened(folder)
+    assert (dataset.spec.preparation.plane, dataset.spec.preparation.spacing) == ("axial", (1, 1))
+    said(dataset, "case_1, case_3, case_5", "another plane")
+
+
+@volumes.holds("CT that was clipped", COMBINED, "scaled by case, and told how to have one window")
+def _(folder: Path) -> Steps:
+    pairs(folder, lambda number: np.clip(ct(number), -200, 300))
+    yield
+    dataset = opened(folder)
+    assert dataset.spec.preparation.windows == ()
+    said(dataset, "declare the channel CT")
+
+
 @volumes.holds("2D images in NIfTI of two axes", COMBINED, "one slice each")
 def _(folder: Path) -> Steps:
     pairs(folder, lambda number: volume(number, 40, 48), lambda _: box((40, 48)), np.diag([-0.5, -0.5, 1.0, 1.0]))
