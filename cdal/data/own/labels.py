@@ -74,6 +74,8 @@ def decide(
         most = max(range(len(masks)), key=lambda number: len(masks[number].values))
         where = f"the masks (such as {files[most]})"
     if any(mask.coloured for mask in masks):
+        if ignore_label:
+            raise InputError(f"{where} are coloured, so dataset.ignore_label={ignore_label} means none of them; leave it out")
         found = _colours(masks, where, instances)
     else:
         _check_signs(masks, files, where)

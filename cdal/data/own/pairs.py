@@ -166,7 +166,7 @@ def _drawn(mask: npt.NDArray[Any], path: Path) -> npt.NDArray[np.bool_]:
                 f"{path} holds values from {low} to {high} besides 0; where a case has several masks, or a folder per class, each "
                 "file holds one object or class: save it with one value, or all of them in one mask"
             )
-        drawn = mask * 2 >= high
+        drawn = mask >= high / 2
     return drawn
 
 

@@ -189,6 +189,26 @@ def _(folder: Path) -> Steps:
         is_class(dataset, "nuclei", truth(dataset, "case_1"), np.roll(objects(6, 1), 32, axis=0) > 0)
 
 
+@values.holds("a folder per class, of JPEG and of soft masks", OURS, "each from half of its highest level on")
+def _(folder: Path) -> Steps:
+    for number, name in enumerate(with_images(folder, side=96)):
+        for kind, ending in (("glands", "jpg"), ("nuclei", "png")):
+            (folder / "masks" / kind).mkdir(parents=True, exist_ok=True)
+            drawn = np.roll(soft(number), -40 if kind == "glands" else 0, axis=0)
+            Image.fromarray(drawn).save(folder / "masks" / kind / f"{name}.{ending}", quality=95)
+    yield
+    dataset = opened(folder)
+    is_class(dataset, "nuclei", truth(dataset, "case_1"), soft(1) >= 128)
+
+
+@values.holds("a number to be ignored, in masks of colours", OURS, "refused: it means no colour")
+def _(folder: Path) -> Steps:
+    for number, name in enumerate(with_images(folder)):
+        save(folder / "masks" / f"{name}.png", disc(number)[..., None] * np.array(RED, np.uint8))
+    yield
+    refusal(folder, "masks/case_", "leave it out", ignore_label=255)
+
+
 @values.holds("several masks of an image, one of them with two classes", OURS, "refused; a class is never lost in the other")
 def _(folder: Path) -> Steps:
     for number in range(6):
