@@ -366,7 +366,12 @@ def _check_data(path: Path, spec: DatasetSpec) -> None:
     told = checkpoint.read_info(path).get("dataset")
     if told is None:
         return
-    seen = DatasetSpec.from_dict(told)
+    try:
+        seen = DatasetSpec.from_dict(told)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path} describes its data in a way that cannot be ({error}); delete it, or take another folder"
+        ) from None
     if seen.classes != spec.classes or seen.has_ignored != spec.has_ignored:
         raise InputError(
             f"{path} comes from a training on the classes {short(seen.classes)}, now they are {short(spec.classes)}, or pixels are "

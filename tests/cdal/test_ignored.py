@@ -202,6 +202,20 @@ def test_a_training_goes_through_and_is_another_one_than_with_background(tmp_pat
     assert not scored.labels[dataset.case(scored.case_id).label == IGNORED].any()
 
 
+def test_a_training_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    config, dataset = Config().replace(SMALL | {"model.mask_channels": 3}), images()
+    assert list(train(config, dataset, tmp_path))
+    assert list(train(config, dataset, tmp_path)) == []  # the same go on
+    cases = [dataset.case(case_id) for case_id in dataset.ids]
+    for change, words in (
+        ({"has_ignored": False}, "left out"),
+        ({"classes": ("x", "y")}, "classes"),
+        ({"preparation": replace(dataset.spec.preparation, windows=((0.0, 1.0),))}, "windows"),
+    ):
+        with pytest.raises(InputError, match=f"last.safetensors comes from .*{words}.* a folder of its own"):
+            list(train(config, dataset_of(replace(dataset.spec, **change), cases), tmp_path))
+
+
 def test_recorded_steps_are_those_that_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     config, dataset = Config().replace(SMALL | {"model.mask_channels": 3}), images()
     states = []

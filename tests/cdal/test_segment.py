@@ -223,6 +223,12 @@ def test_a_volume_is_brought_to_what_the_model_knows_and_its_mask_back(
     far = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.diag([0.001, 0.001, 0.001, 1]))
     nibabel.save(far, tmp_path / "far.nii.gz")
     assert main([str(tmp_path / "far.nii.gz"), *command]) == 2
+    nibabel.save(scan, tmp_path / "lost.nii")
+    header = bytearray((tmp_path / "lost.nii").read_bytes())
+    header[252:256] = bytes(4)  # neither sform nor qform
+    (tmp_path / "lost.nii").write_bytes(header)
+    with pytest.warns(UserWarning, match=r"lost\.nii: neither sform nor qform is set"):
+        assert main([str(tmp_path / "lost.nii"), *command]) == 0
 
 
 @pytest.mark.long
