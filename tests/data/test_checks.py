@@ -63,6 +63,15 @@ def test_shifted_masks(tmp_path: Path, share: float) -> None:
     assert "to the left" in every.findings[0].text
 
 
+def test_flipped_masks(tmp_path: Path) -> None:
+    """As by a reader that begins at the other end of a row."""
+    every = found(scenes(tmp_path / "every", lambda _, label: label[:, ::-1]))
+    assert named(every, "flipped") == {f"case_{number:02}" for number in range(12)}
+    assert "flipped left-right" in next(one.text for one in every.findings if one.kind == "flipped")
+    one = found(scenes(tmp_path / "one", lambda number, label: label[::-1] if number == 3 else label))
+    assert named(one, "flipped") == {"case_03"}
+
+
 COPIES: dict[str, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     "saved as JPEG": lambda image: image,
     "brighter": lambda image: (image * 0.8 + 30).astype(np.uint8),

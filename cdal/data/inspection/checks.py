@@ -65,7 +65,19 @@ def findings(
     """
     files = {source.id: tuple(map(str, source.images + source.labels)) for source in sources}
     found = []
-    for check in (_empty, _full, _rare_classes, _constant, _same, _near_copies, _shifted, _sizes, _spacings, _intensities):
+    for check in (
+        _empty,
+        _full,
+        _rare_classes,
+        _constant,
+        _same,
+        _near_copies,
+        _shifted,
+        _flipped,
+        _sizes,
+        _spacings,
+        _intensities,
+    ):
         for finding in check(cases, counts, classes, groups, splits):
             named = tuple(file for case_id in finding.cases for file in files.get(case_id, ()))
             found.append(Finding(kind=finding.kind, text=finding.text, action=finding.action, cases=finding.cases, files=named))
@@ -220,6 +232,20 @@ def _shifted(cases: Sequence[CaseFacts], *_: object) -> Iterator[Finding]:
         text = f"{_count(len(ids), 'mask fits its image', 'masks fit their images')} better in another place: {_names(ids)}"
     if ids:
         yield Finding(kind="shifted", text=text, action="it learns them where they are; look at the pictures", cases=tuple(ids))
+
+
+def _flipped(cases: Sequence[CaseFacts], *_: object) -> Iterator[Finding]:
+    for number, how in enumerate(("left-right", "up-down", "in both directions")):
+        better = [case for case in cases if case.flips and case.flips[number] > _BETTER and case.flips[number] == max(case.flips)]
+        most = len(better) > len(cases) / 2
+        ids = [case.id for case in better if most or case.flips[number] > _MUCH_BETTER]
+        if ids:
+            yield Finding(
+                kind="flipped",
+                text=f"{_count(len(ids), 'mask fits its image', 'masks fit their images')} better flipped {how}: {_names(ids)}",
+                action="it learns them as they are; look at the pictures",
+                cases=tuple(ids),
+            )
 
 
 def _sizes(cases: Sequence[CaseFacts], *_: object) -> Iterator[Finding]:

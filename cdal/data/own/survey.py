@@ -26,7 +26,7 @@ from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.preparation import foreground_sample
 from cdal.errors import InputError
 
-_VERSION = 5  # of the facts; a higher one has files looked at again
+_VERSION = 6  # of the facts; a higher one has files looked at again
 _SKETCH = 16  # side of the sketch that near-copies are found by, pixels
 _COMPARED = 96  # longer side at which the edges of image and mask are compared, pixels
 _FEWEST = 32  # pixels of a side, below which chance places edges
@@ -73,6 +73,8 @@ class CaseFacts:
     shift: Sequence[float]
     """How far to move the mask (down, right; as fractions of the image) for its edges to lie on those of the image, and how much
     better they agree there than in their place (0: not at all)."""
+    flips: Sequence[float]
+    """How much better the edges agree when the mask is flipped left-right, up-down, or both; empty of small images."""
 
     @property
     def grid(self) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
@@ -111,6 +113,7 @@ def case_facts(case_id: str, pair: Pair) -> CaseFacts:
     shown = int(np.argmax(filled))
     bytes_ = image.dtype == np.uint8
     small = _reduced(image[0, shown].astype(np.float32), _COMPARED)
+    shift, flips = _place(small, _at(_reduced((values[shown] > 0).astype(np.float32), _COMPARED), small.shape))
     return CaseFacts(
         id=case_id,
         form=Form(len(image), bytes_),
@@ -134,7 +137,8 @@ def case_facts(case_id: str, pair: Pair) -> CaseFacts:
         note=pair.note,
         digest=_digest(image),
         sketch=_sketch(image[0, shown]),
-        shift=_shift(small, _at(_reduced((values[shown] > 0).astype(np.float32), _COMPARED), small.shape)),
+        shift=shift,
+        flips=flips,
     )
 
 
@@ -180,18 +184,19 @@ def _sketch(plane: npt.NDArray[Any]) -> list[int]:
     return sketch
 
 
-def _shift(image: npt.NDArray[np.float32], mask: npt.NDArray[np.float32]) -> tuple[float, float, float]:
-    """Where the edges of a mask fit those of its image best, by their correlation at shifts of up to 12 pixels (all periodic)."""
+def _place(image: npt.NDArray[np.float32], mask: npt.NDArray[np.float32]) -> tuple[tuple[float, float, float], list[float]]:
+    """`shift` and `flips`, by how the edges of an image correlate with those of its mask; shifts of up to 12 pixels, periodic."""
     if min(image.shape) < _FEWEST:
-        return 0.0, 0.0, 0.0
+        return (0.0, 0.0, 0.0), []
     edges, border = (np.hypot(*np.gradient(plane)) for plane in (image, mask))
     if not border.any() or not edges.any():
-        return 0.0, 0.0, 0.0
+        return (0.0, 0.0, 0.0), []
     edges = np.minimum(edges, np.percentile(edges, 98))
     edges, border = ((plane - plane.mean()) / max(float(plane.std()), 1e-12) for plane in (edges, border))
+    here = max(float((edges * border).mean()), 0.0)
+    flips = [float((edges * flipped).mean()) - here for flipped in (border[:, ::-1], border[::-1], border[::-1, ::-1])]
     fit = np.fft.irfft2(np.fft.rfft2(edges) * np.conj(np.fft.rfft2(border)), s=edges.shape) / edges.size
     tall, wide = (min(_SEARCHED, side // 4) for side in fit.shape)
     near = np.roll(fit, (tall, wide), axis=(0, 1))[: 2 * tall + 1, : 2 * wide + 1]
     down, right = np.unravel_index(int(near.argmax()), near.shape)
-    gain = float(near.max() - max(fit[0, 0], 0.0))
-    return (int(down) - tall) / fit.shape[0], (int(right) - wide) / fit.shape[1], gain
+    return ((int(down) - tall) / fit.shape[0], (int(right) - wide) / fit.shape[1], float(near.max()) - here), flips
