@@ -157,6 +157,8 @@ def read_labelled(
         array = to_dhw(volume)
         arrays.append(array[None] if array.ndim == 3 else array)
     image = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    del arrays, array, volume
+    first = first._replace(voxels=np.broadcast_to(image.dtype.type(0), first.voxels.shape))  # its grid is all that is needed now
     if channels is not None and len(image) != channels:
         needed = f"{channels} channel{'' if channels == 1 else 's'}"
         raise InputError(f"{source.images[0]} has the shape {first.voxels.shape}, but dataset.json names {needed}")
@@ -195,7 +197,7 @@ def whole_numbers(values: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
                 "the nearest voxel"
             )
         whole[..., number] = rounded
-    return whole
+    return whole.astype(np.uint8) if whole.size and whole.min() >= 0 and whole.max() <= 255 else whole
 
 
 def _in_32_bits(volume: Volume) -> Volume:

@@ -75,7 +75,7 @@ def mask_facts(
     distinct, counts = distinct[:MOST_VALUES], counts[:MOST_VALUES]
     solid = counts
     if len(distinct) > 2:
-        inner = _inner(values if values.ndim == 3 else values[None])
+        inner = np.concatenate([_inner(plane[None]) for plane in (values if values.ndim == 3 else values[None])])
         if flat:
             solid = np.bincount(inner, minlength=256)[distinct]
         else:

@@ -49,7 +49,7 @@ class Reading:
         Raises:
             InputError: a value that is not among those that were declared, or that were found.
         """
-        label = self._label(values, path)
+        label = np.stack([self._label(plane, path) for plane in values])  # one by one: a table takes eight bytes for every voxel
         if not self.instances:
             return label, None
         if self.numbered:
