@@ -12,7 +12,7 @@ percentiles.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,7 +137,7 @@ class OwnDataset(CaseDataset):
         super().__init__(decisions.spec, cases, decisions.folds.split, groups=decisions.groups)
 
 
-def survey_of(layout: Layout) -> Any:
+def survey_of(layout: Layout) -> Iterator[CaseFacts | InputError]:
     """The facts of the cases of a layout, or what is wrong with each, in the order of their ids."""
     return survey(
         sorted_sources(layout), channels=_declared(layout.channels), names=outline_classes(layout), coloured=layout.coloured
@@ -369,8 +369,7 @@ def _with_copies(groups: dict[str, str], facts: Sequence[CaseFacts], told: list[
     if len(set(joined.values())) < LEAST_GROUPS:
         return groups
     told.append(
-        f"{count(len(copies), 'image')} came under several names, {' and '.join(copies[0][:3])} the first: they stay in one "
-        "part of every fold"
+        f"{count(len(copies), 'image')} came under several names, {' and '.join(copies[0][:3])} the first: they count as one group"
     )
     return joined
 
