@@ -28,7 +28,7 @@ from cdal import checkpoint
 from cdal.config import Config
 from cdal.data import Dataset, steps_per_pass, training_batch
 from cdal.data.dataset import DatasetSpec
-from cdal.data.own.groups import spread
+from cdal.data.folds import spread
 from cdal.devices.memory import keep_freed_memory, peak_memory
 from cdal.devices.workers import from_rank_zero, rank_and_world, together
 from cdal.errors import DivergedError, InputError, short

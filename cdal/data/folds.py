@@ -7,7 +7,7 @@ Own data is cut by the same rule, but where cases belong together, or where that
 are dealt to the parts by their sizes and classes (`own_folds`). Splits that the data brings are kept.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -160,6 +160,33 @@ def own_folds(
     rule = f"{what} are dealt to {partitions} partitions by their number and classes; a fifth of the others validates"
     notes = () if groups else (f"{_left_out(simple, classes)}; so cases are dealt to the parts by their classes",)
     return Folds(tuple(f"partition {number} of {partitions}" for number in range(1, partitions + 1)), tuple(splits), rule, notes)
+
+
+def spread(cases: Sequence[str], groups: Mapping[str, str], count: int) -> tuple[str, ...]:
+    """So many of the cases, in order; 0 for all.
+
+    The first ones, or where cases belong together as many of each group, spread evenly over it: the first slices of one patient say
+    little.
+    """
+    if not groups or not 0 < count < len(cases):
+        return tuple(cases[: count or None])
+    members: dict[str, list[str]] = defaultdict(list)
+    for case_id in cases:
+        members[groups.get(case_id, case_id)].append(case_id)
+    turns = sorted((turn, place) for place, own in enumerate(members.values()) for turn in range(len(own)))
+    taken = Counter(place for _, place in turns[:count])
+    chosen = {
+        own[(2 * number + 1) * len(own) // (2 * taken[place])]
+        for place, own in enumerate(members.values())
+        for number in range(taken[place])
+    }
+    return tuple(case_id for case_id in cases if case_id in chosen)
+
+
+def counted(cases: Collection[str], groups: Mapping[str, str]) -> str:
+    """How many cases, and of how many groups where they belong together: `40`, or `40 (10 groups)`."""
+    count = len({groups.get(case_id, case_id) for case_id in cases})
+    return f"{len(cases)} ({count} group{'s' * (count != 1)})" if groups else str(len(cases))
 
 
 def _given_folds(ids: Sequence[str], groups: Mapping[str, str], given: Mapping[str, Split], asked: bool) -> Folds:

@@ -9,7 +9,8 @@ from own_folders import two_folders
 
 from cdal.data import open_dataset
 from cdal.data.dataset import Split
-from cdal.data.own.groups import find_groups, given_groups, read_groups, read_split, splits_of, spread
+from cdal.data.folds import spread
+from cdal.data.own.groups import find_groups, given_groups, read_groups, read_split, splits_of
 from cdal.errors import InputError
 
 RANDOM = "0a1b2c3d-1111-2222-3333-0000000000"

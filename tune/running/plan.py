@@ -10,8 +10,9 @@ from typing import Any
 
 from cdal.config import Config, parse_setting
 from cdal.data import Dataset, Split, open_dataset
+from cdal.data.folds import counted
 from cdal.data.layouts import recognise
-from cdal.data.own.groups import PARTS, check_own, counted
+from cdal.data.own.groups import PARTS, check_own
 from cdal.data.remote import local_folder
 from cdal.errors import InputError
 from cdal.training import check_fit

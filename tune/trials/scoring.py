@@ -16,8 +16,8 @@ from torch import Tensor
 from cdal.checkpoint import load_model
 from cdal.data import Case, SplitName
 from cdal.data.dataset import IGNORED
+from cdal.data.folds import spread
 from cdal.data.geometry import resample_maps
-from cdal.data.own.groups import spread
 from cdal.evaluation import CaseResult
 from cdal.metrics import rank_correlation
 from cdal.predict import full_protocol

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cdal.data import check_options, open_dataset
 from cdal.data.dataset import Case, Dataset, DatasetSpec, Preparation, Source, Split
+from cdal.data.folds import counted
 from cdal.data.inspection.checks import Finding, findings
 from cdal.data.inspection.thumbnails import MOST_THUMBNAILS, Thumbnail, thumbnail
 from cdal.data.layouts import find_layout, recognise
@@ -34,7 +35,6 @@ from cdal.data.own import (
     sorted_sources,
     survey_of,
 )
-from cdal.data.own.groups import counted
 from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.own.reading import Reading
 from cdal.data.own.survey import CaseFacts, case_facts

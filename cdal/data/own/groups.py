@@ -18,7 +18,7 @@ Numbers after words for a slice, a class, a set or a place (slice_3, BIRADS4_001
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,33 +77,6 @@ class Groups(NamedTuple):
         sizes = Counter(self.of.values())
         shown = ", ".join(f"{name} ({size})" for name, size in list(sizes.items())[:_SHOWN])
         return f"{len(self.of)} cases of {len(sizes)} groups, {self.rule}: {shown}{', ...' if len(sizes) > _SHOWN else ''}"
-
-
-def counted(cases: Collection[str], groups: Mapping[str, str]) -> str:
-    """How many cases, and of how many groups where they belong together: `40`, or `40 (10 groups)`."""
-    count = len({groups.get(case_id, case_id) for case_id in cases})
-    return f"{len(cases)} ({count} group{'s' * (count != 1)})" if groups else str(len(cases))
-
-
-def spread(cases: Sequence[str], groups: Mapping[str, str], count: int) -> tuple[str, ...]:
-    """So many of the cases, in order; 0 for all.
-
-    The first ones, or where cases belong together as many of each group, spread evenly over it: the first slices of one patient say
-    little.
-    """
-    if not groups or not 0 < count < len(cases):
-        return tuple(cases[: count or None])
-    members: dict[str, list[str]] = defaultdict(list)
-    for case_id in cases:
-        members[groups.get(case_id, case_id)].append(case_id)
-    turns = sorted((turn, place) for place, own in enumerate(members.values()) for turn in range(len(own)))
-    taken = Counter(place for _, place in turns[:count])
-    chosen = {
-        own[(2 * number + 1) * len(own) // (2 * taken[place])]
-        for place, own in enumerate(members.values())
-        for number in range(taken[place])
-    }
-    return tuple(case_id for case_id in cases if case_id in chosen)
 
 
 def find_groups(ids: Sequence[str]) -> Groups | None:
