@@ -17,6 +17,11 @@ def short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks and not longer than a message bears; its type where it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def disk_is_full(error: BaseException) -> bool:
     """Whether there is no room, or this user's share of it is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -21,7 +21,7 @@ from xml.parsers import expat
 import numpy as np
 import numpy.typing as npt
 
-from cdal.errors import InputError
+from cdal.errors import InputError, one_line
 
 Vertices = npt.NDArray[np.float64]
 
@@ -257,7 +257,7 @@ def _parse(path: Path) -> list[_Region]:
     except InputError:
         raise
     except Exception as error:  # besides ExpatError, what Python's codecs make of an encoding that the file claims
-        raise InputError(f"{path} is not sound XML: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{path} is not sound XML: {one_line(error)}") from error
     return reader.regions
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cdal.errors import InputError
+from cdal.errors import InputError, one_line
 
 _LARGEST = 8 * 2**30  # bytes of decoded voxels
 _ENDINGS = ("", ".dcm", ".ima", ".dicom")  # of files that must be slices; others may lie beside them
@@ -225,5 +225,4 @@ def _told(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        told = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path} cannot be read as a slice ({told}); {_CONVERT}") from error
+        raise InputError(f"{path} cannot be read as a slice ({one_line(error)}); {_CONVERT}") from error

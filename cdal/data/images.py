@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from cdal.errors import InputError
+from cdal.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -431,4 +431,4 @@ def _colour_numbers(path: Path, values: npt.NDArray[Any]) -> npt.NDArray[np.int3
 def _one_line(error: BaseException) -> str:
     if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
         return "its structure is damaged"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 from cdal.caching import alone, cache_folder
-from cdal.errors import InputError
+from cdal.errors import InputError, one_line
 from cdal.pulse import beat
 
 _AT_ONCE = 8  # objects that are copied side by side
@@ -140,19 +140,19 @@ class _Store:
             return request()
         except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound) as error:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            raise InputError(f"{address} cannot be read without AWS credentials ({_one_line(error)}); {hint}") from error
+            raise InputError(f"{address} cannot be read without AWS credentials ({one_line(error)}); {hint}") from error
         except PermissionError as error:
             hint = "check that the AWS credentials in use may list and read it"
-            raise InputError(f"{address} may not be read: {self.url} answers {_one_line(error)!r}; {hint}") from error
+            raise InputError(f"{address} may not be read: {self.url} answers {one_line(error)!r}; {hint}") from error
         except FileNotFoundError as error:
             hint = "check the address and AWS_ENDPOINT_URL"
-            raise InputError(f"{address} does not exist: {self.url} answers {_one_line(error)!r}; {hint}") from error
+            raise InputError(f"{address} does not exist: {self.url} answers {one_line(error)!r}; {hint}") from error
         except (boto.ConnectionError, boto.HTTPClientError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             hint = "check the network and AWS_ENDPOINT_URL, and run the same command again: it goes on where it stopped"
-            raise InputError(f"{address} cannot be reached at {self.url} ({_one_line(error)}); {hint}") from error
+            raise InputError(f"{address} cannot be reached at {self.url} ({one_line(error)}); {hint}") from error
         except Exception as error:  # s3fs lets through whatever the layers below it raise
             hint = "check the address and the AWS settings"
-            raise InputError(f"{address} cannot be read from {self.url}: {_one_line(error)}; {hint}") from error
+            raise InputError(f"{address} cannot be read from {self.url}: {one_line(error)}; {hint}") from error
 
 
 @contextmanager
@@ -293,7 +293,3 @@ class _Progress:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -27,7 +27,7 @@ from nibabel.volumeutils import apply_read_scaling
 from cdal.data.dataset import Source
 from cdal.data.dicom import open_series, read_voxels
 from cdal.data.geometry import Grid
-from cdal.errors import InputError
+from cdal.errors import InputError, one_line
 
 _LARGEST = 8 * 2**30  # bytes that a file may declare
 _PIECE = 2**20  # bytes decompressed at once
@@ -398,10 +398,6 @@ def _told(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or _one_line(error)}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror or one_line(error)}") from error
     except Exception as error:  # nibabel lets through whatever its parsing happens to raise
-        raise InputError(f"{path} is not a readable NIfTI file: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path} is not a readable NIfTI file: {one_line(error)}") from error

@@ -152,14 +152,11 @@ def fold_rows(found: Inspection) -> list[tuple[str, str, str, str, str]]:
         return []
     rows = []
     for fold, name in enumerate(found.spec.folds):
-        split = found.splits.get(fold)
-        parts = (
-            ("–",) * 3
-            if split is None
-            else tuple(counted(part, found.groups) for part in (split.train, split.validation, split.test))
-        )
-        rows.append((str(fold), name, *parts))
-    return rows  # type: ignore[return-value]
+        train = validation = test = "–"
+        if split := found.splits.get(fold):
+            train, validation, test = (counted(part, found.groups) for part in (split.train, split.validation, split.test))
+        rows.append((str(fold), name, train, validation, test))
+    return rows
 
 
 def _own(folder: Path, watch: Watch, options: Options) -> Inspection:
@@ -177,7 +174,7 @@ def _own(folder: Path, watch: Watch, options: Options) -> Inspection:
     problems += apart
     if cases:
         try:
-            reading = read_labels(folder, layout, cases, options)
+            reading = read_labels(folder, layout, sources, cases, options)
             problems += (wrong := refusals(reading, sources, cases))
             decisions = None if apart or wrong else decide_all(folder, layout, cases, options)
         except InputError as error:
@@ -188,8 +185,10 @@ def _own(folder: Path, watch: Watch, options: Options) -> Inspection:
     splits = dict(enumerate(decisions.folds.splits)) if spec and decisions else {}
     odd = findings(cases, counts, reading.classes, sources, groups, list(splits.values()))
 
+    outlined = outline_classes(layout)
+
     def look(source: Source) -> tuple[str, Thumbnail]:
-        pair = read_pair(source, coloured=reading.coloured or None, names=outline_classes(layout))
+        pair = read_pair(source, coloured=reading.coloured or None, names=outlined)
         return source.id, thumbnail(pair.image, reading.lenient(pair.values), pair.spacing, reading.has_ignored)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -212,7 +211,7 @@ def _published(folder: Path, dataset: str, watch: Watch, options: Mapping[str, A
         refusal = str(error)
     look = partial(_look, plan=plan, opened=opened)
     with ThreadPoolExecutor(_THREADS) as pool:
-        seen = list(watch(pool.map(lambda source: look(source), plan.sources), len(plan.sources)))
+        seen = list(watch(pool.map(look, plan.sources), len(plan.sources)))
     usable = [(source, found) for source, found in zip(plan.sources, seen, strict=True) if isinstance(found, CaseFacts)]
     sources, cases = [source for source, _ in usable], [found for _, found in usable]
     problems += [str(found) for found in seen if isinstance(found, InputError)]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cdal.data.dataset import IGNORED, Source, Split
+from cdal.data.layouts.layout import some
 from cdal.data.own.survey import CaseFacts
 
 Counts = npt.NDArray[np.int64]
@@ -317,7 +318,7 @@ def _in_two_parts(ids: Sequence[str], splits: Sequence[Split]) -> str:
 
 
 def _names(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+    return some(ids, _NAMED)
 
 
 def _count(number: int, one: str, many: str) -> str:

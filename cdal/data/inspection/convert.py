@@ -22,10 +22,10 @@ from PIL import Image
 
 from cdal.data import check_options
 from cdal.data.dataset import IGNORED, DatasetSpec, Source
-from cdal.data.layouts import Layout, find_layout
-from cdal.data.own import Decisions, Options, decide_all, outline_classes, survey_of
+from cdal.data.layouts import Layout
+from cdal.data.own import Decisions, Options, decided
 from cdal.data.own.groups import find_groups
-from cdal.data.own.pairs import Pair, read_pair
+from cdal.data.own.pairs import Pair
 from cdal.data.own.survey import CaseFacts
 from cdal.errors import InputError
 
@@ -48,15 +48,7 @@ def convert(folder: Path, out: Path, **options: Any) -> list[str]:
     if out.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--to is {out}, within the data {folder}; name a folder outside of them")
     check_options("own", options)
-    layout = find_layout(folder)
-    if layout.problems:
-        raise InputError(layout.problems[0])
-    facts: list[CaseFacts] = []
-    for found in survey_of(layout):
-        if isinstance(found, InputError):
-            raise found
-        facts.append(found)
-    decisions = decide_all(folder, layout, facts, Options(**options))
+    layout, facts, decisions = decided(folder, Options(**options))
     names = _names([source.id for source in decisions.sources])
     try:
         with TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}-") as unfinished:
@@ -65,7 +57,7 @@ def convert(folder: Path, out: Path, **options: Any) -> list[str]:
                 (whole / part).mkdir(parents=True)
             ending = _ending(facts)
             for source in decisions.sources:
-                _write_case(whole, names[source.id], ending, source, decisions, layout)
+                _write_case(whole, names[source.id], ending, source, decisions)
             _write_listing(whole, ending, decisions, layout, len(facts))
             _write_decisions(whole, decisions, names)
             whole.rename(out)
@@ -74,9 +66,8 @@ def convert(folder: Path, out: Path, **options: Any) -> list[str]:
     return list(decisions.spec.notes)
 
 
-def _write_case(out: Path, name: str, ending: str, source: Source, decisions: Decisions, layout: Layout) -> None:
-    reading = decisions.reading
-    pair = read_pair(source, channels=decisions.declared_channels, coloured=reading.coloured, names=outline_classes(layout))
+def _write_case(out: Path, name: str, ending: str, source: Source, decisions: Decisions) -> None:
+    reading, pair = decisions.reading, decisions.read(source)
     label, _ = reading(pair.values, source.labels[0])
     numbers = np.where(label == IGNORED, len(reading.classes) + 1, label).astype(np.uint8) if reading.has_ignored else label
     if ending == ".nii.gz":
@@ -144,13 +135,9 @@ def _write_decisions(out: Path, decisions: Decisions, names: dict[str, str]) -> 
         "notes": decisions.spec.notes,
         "protocol": decisions.spec.protocol,
         "groups": {names[case]: group for case, group in decisions.groups.items()},
-        "cases": {name: [str(path) for path in source.images + source.labels] for source, name in _named(decisions.sources, names)},
+        "cases": {names[source.id]: list(map(str, source.images + source.labels)) for source in decisions.sources},
     }
     (out / "decisions.json").write_text(json.dumps(told, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _named(sources: Sequence[Source], names: dict[str, str]) -> list[tuple[Source, str]]:
-    return [(source, names[source.id]) for source in sources]
 
 
 def _names(ids: Sequence[str]) -> dict[str, str]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cdal.data.dataset import Split
-from cdal.data.layouts.layout import one_line, plain, some
-from cdal.errors import InputError, short
+from cdal.data.layouts.layout import plain, some
+from cdal.errors import InputError, one_line, short
 
 SPLITS = "splits_final.json"
 

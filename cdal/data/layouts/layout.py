@@ -11,7 +11,7 @@ from cdal.data.dataset import Source, Split
 from cdal.data.folds import PARTITIONS
 from cdal.data.images import ENDINGS as IMAGE_ENDINGS
 from cdal.data.layouts.foreign import remedy
-from cdal.errors import InputError, short
+from cdal.errors import InputError, one_line, short
 
 VOLUME_ENDINGS = (".nii.gz", ".nii")
 LAYOUTS = "images/ and masks/ (or labels/), or a dataset.json in Decathlon or nnU-Net layout"
@@ -212,11 +212,6 @@ def stem(name: str) -> str:
 def normal(name: str) -> str:
     """The same letters in one way: macOS stores é as two characters, others as one."""
     return unicodedata.normalize("NFC", name)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def some(names: Iterable[object], most: int = 3) -> str:

@@ -84,6 +84,11 @@ class Decisions:
     folds: Folds
     groups: Mapping[str, str]
 
+    def read(self, source: Source) -> Pair:
+        """Decode a case, its mask as it was decided. Raises what `read_pair` does."""
+        classes = self.spec.classes if self.reading.declared else ()
+        return read_pair(source, channels=self.declared_channels, coloured=self.reading.coloured, names=classes)
+
 
 class OwnDataset(CaseDataset):
     """The cases of a folder in a known layout."""
@@ -123,18 +128,27 @@ class OwnDataset(CaseDataset):
             longest_side=longest_side, sample_size=sample_size, groups=groups, split=split, instances=instances,
             ignore_label=ignore_label, resample=resample,
         )  # fmt: skip
-        layout = find_layout(folder)
-        if layout.problems:
-            raise InputError(layout.problems[0])
-        facts = []
-        for found in survey_of(layout):
-            if isinstance(found, InputError):
-                raise found
-            facts.append(found)
-        decisions = decide_all(folder, layout, facts, options)
+        _, _, decisions = decided(folder, options)
         read = partial(read_case, decisions=decisions)
         cases = load_cases(decisions.sources, read, recipe(decisions))
         super().__init__(decisions.spec, cases, decisions.folds.split, groups=decisions.groups)
+
+
+def decided(folder: Path, options: Options) -> tuple[Layout, list[CaseFacts], Decisions]:
+    """The layout of a folder, the facts of its cases, and what is decided of them.
+
+    Raises:
+        InputError: the first thing that is wrong with the folder, a file, or all of them together.
+    """
+    layout = find_layout(folder)
+    if layout.problems:
+        raise InputError(layout.problems[0])
+    facts = []
+    for found in survey_of(layout):
+        if isinstance(found, InputError):
+            raise found
+        facts.append(found)
+    return layout, facts, decide_all(folder, layout, facts, options)
 
 
 def survey_of(layout: Layout) -> Iterator[CaseFacts | InputError]:
@@ -173,7 +187,7 @@ def decide_all(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options
     sources = [source for source in sorted_sources(layout) if source.id in known]
     if wrong := disagreements(sources, facts):
         raise InputError(wrong[0])
-    reading = read_labels(folder, layout, facts, options)
+    reading = read_labels(folder, layout, sources, facts, options)
     if wrong := refusals(reading, sources, facts):
         raise InputError(wrong[0])
     channels = max(case.form.channels for case in facts)
@@ -215,11 +229,9 @@ def read_case(source: Source, decisions: Decisions) -> Case:
     Raises:
         InputError: files that are damaged, do not fit each other, or hold values that nothing explains.
     """
-    spec, reading = decisions.spec, decisions.reading
-    pair = read_pair(
-        source, channels=decisions.declared_channels, coloured=reading.coloured, names=spec.classes if reading.declared else ()
-    )
-    label, instances = reading(pair.values, source.labels[0])
+    spec = decisions.spec
+    pair = decisions.read(source)
+    label, instances = decisions.reading(pair.values, source.labels[0])
     if instances is not None and pair.instances is not None:
         instances = pair.instances
     if spec.volumetric:
@@ -273,7 +285,7 @@ def recipe(decisions: Decisions) -> dict[str, Any]:
     }
 
 
-def read_labels(folder: Path, layout: Layout, facts: Sequence[CaseFacts], options: Options) -> Reading:
+def read_labels(folder: Path, layout: Layout, sources: Sequence[Source], facts: Sequence[CaseFacts], options: Options) -> Reading:
     """What the values of all masks mean. Raises InputError where they mean nothing."""
     outlined = outline_classes(layout)
     return decide(
@@ -281,7 +293,7 @@ def read_labels(folder: Path, layout: Layout, facts: Sequence[CaseFacts], option
         dict(enumerate(outlined, start=1)) if outlined else layout.labels,
         IGNORED if outlined and any(IGNORED in case.mask.values for case in facts) else layout.ignored,
         where=f"the masks in {folder}",
-        files=[source.labels[0] for source in sorted_sources(layout) if source.id in {case.id for case in facts}],
+        files=[source.labels[0] for source in sources],
         declared_by="the outlines" if outlined else layout.declared_by,
         volumetric=layout.volumetric,
         instances=options.instances,
@@ -319,7 +331,7 @@ def _images(facts: Sequence[CaseFacts], options: Options) -> Preparation:
 
 def _volumes(layout: Layout, facts: Sequence[CaseFacts], reading: Reading, options: Options) -> tuple[Preparation, list[str]]:
     """How volumes are prepared, and what is to be told of their channels."""
-    grids = [Grid(*case.grid) for case in facts]
+    grids = [case.grid for case in facts]
     plane = choose_plane(grids)
     windows, told = choose_windows(facts, layout.channels, reading)
     channels = facts[0].form.channels
@@ -389,7 +401,7 @@ def _size(case: CaseFacts, source: Source, preparation: Preparation) -> tuple[in
     if case.spacing is None:
         width, height = case.size
         return prepared_size((height, width), preparation)
-    grid = sliced(Grid(*case.grid), preparation.plane)
+    grid = sliced(case.grid, preparation.plane)
     try:
         return resampled_size(grid.shape[1:], grid.spacing[1:], preparation.spacing)
     except InputError as error:

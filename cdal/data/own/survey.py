@@ -21,6 +21,7 @@ from PIL import Image
 
 from cdal.data.cache import load_facts
 from cdal.data.dataset import Source
+from cdal.data.geometry import Grid
 from cdal.data.own.masks import MaskFacts, mask_facts
 from cdal.data.own.pairs import Pair, read_pair
 from cdal.data.preparation import foreground_sample
@@ -77,11 +78,11 @@ class CaseFacts:
     """How much better the edges agree when the mask is flipped left-right, up-down, or both; empty of small images."""
 
     @property
-    def grid(self) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-        """Shape and spacing of a volume as (inferior, left, posterior)."""
+    def grid(self) -> Grid:
+        """That of a volume."""
         assert self.spacing is not None
         (across, deep, high), (left, back, up) = self.size, self.spacing
-        return (high, across, deep), (up, left, back)
+        return Grid((high, across, deep), (up, left, back))
 
 
 def survey(

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cdal.data.dataset import IGNORED, Window
+from cdal.data.layouts.layout import some
 from cdal.data.own.reading import Reading
 from cdal.data.own.survey import CaseFacts
-from cdal.data.own.words import count, names
+from cdal.data.own.words import count
 from cdal.data.preparation import choose_window, is_ct
 
 _BELOW = -100  # what hardly anything but CT falls below
@@ -39,11 +40,11 @@ def choose_windows(
         if all(_is_ct(case, channel, name) for case in facts):
             window = choose_window([_foreground(case, channel, reading) for case in facts])
             told.append(_window_note(channel, window))
-        elif like and not _is_other(facts[0], channel, name):
+        elif like and not _is_other(name):
             others = [case.id for case in facts if case.id not in like]
             told.append(
-                f"channel {channel} of {count(len(like), 'case')} holds Hounsfield units ({names(like)}), but not of "
-                f"{names(others)}, so every case is scaled by itself; correct these, or declare the channel CT in dataset.json, "
+                f"channel {channel} of {count(len(like), 'case')} holds Hounsfield units ({some(like)}), but not of "
+                f"{some(others)}, so every case is scaled by itself; correct these, or declare the channel CT in dataset.json, "
                 "to have one window"
             )
         elif name is None and all(case.channels[channel][0] <= _BELOW for case in facts):
@@ -54,7 +55,7 @@ def choose_windows(
         above = [case.id for case in facts if case.channels[channel][0] >= 0]
         if window is not None and like and above:
             told.append(
-                f"channel {channel} of {names(above)} has no value below 0, where air is near -1000 in others: if an offset was "
+                f"channel {channel} of {some(above)} has no value below 0, where air is near -1000 in others: if an offset was "
                 "added to these files, subtract it, or the window shows other tissue in them"
             )
         windows.append(window)
@@ -75,7 +76,7 @@ def _is_ct(case: CaseFacts, channel: int, name: str | None) -> bool:
     return is_ct(name, low, high, "int32" if whole else "float32")
 
 
-def _is_other(case: CaseFacts, channel: int, name: str | None) -> bool:
+def _is_other(name: str | None) -> bool:
     """Whether a channel is declared to be another modality."""
     return name is not None and not is_ct(name, -1000, 1000, "int32")
 

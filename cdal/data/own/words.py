@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from cdal.data.dataset import Augmentation, Preparation
 from cdal.data.folds import Folds
-from cdal.data.geometry import Grid, is_cut_through, plane_of
+from cdal.data.geometry import is_cut_through, plane_of
 from cdal.data.layouts import Layout
+from cdal.data.layouts.layout import some
 from cdal.data.own.survey import CaseFacts
 
 
@@ -15,32 +16,32 @@ def notes_on(facts: Sequence[CaseFacts], preparation: Preparation) -> list[str]:
     channels = {case.form.channels for case in facts}
     if len(channels) > 1:
         grey = [case.id for case in facts if case.form.channels == 1]
-        told.append(f"{len(grey)} of {len(facts)} images are grey, the others RGB: all are read as RGB ({names(grey)})")
+        told.append(f"{len(grey)} of {len(facts)} images are grey, the others RGB: all are read as RGB ({some(grey)})")
     turned = [case.id for case in facts if case.turned]
     if turned:
         told.append(
             f"{count(len(turned), 'image')} would have been turned as EXIF tells, but the masks fit the pixels as stored, which "
-            f"are used ({names(turned)})"
+            f"are used ({some(turned)})"
         )
     noted: dict[str, list[str]] = {}
     for case in facts:
         if case.note:
             noted.setdefault(case.note, []).append(case.id)
-    told += [f"{count(len(ids), 'case')} ({names(ids)}): {note}" for note, ids in noted.items()]
+    told += [f"{count(len(ids), 'case')} ({some(ids)}): {note}" for note, ids in noted.items()]
     if preparation.plane != "axial":
         told.append(f"slices are {preparation.plane} ones: voxels are coarsest, or fewest, across them")
     others = [
-        case.id for case in facts if case.spacing is not None and plane_of(case.grid[0], preparation.plane) != preparation.plane
+        case.id for case in facts if case.spacing is not None and plane_of(case.grid.shape, preparation.plane) != preparation.plane
     ]
     if others:
         told.append(
-            f"{names(others)} {'is' if len(others) == 1 else 'are'} of a single slice, which is no {preparation.plane} one; it is "
+            f"{some(others)} {'is' if len(others) == 1 else 'are'} of a single slice, which is no {preparation.plane} one; it is "
             "kept as it is"
         )
-    through = [case.id for case in facts if case.spacing is not None and is_cut_through(Grid(*case.grid), preparation.plane)]
+    through = [case.id for case in facts if case.spacing is not None and is_cut_through(case.grid, preparation.plane)]
     if through:
         told.append(
-            f"the scanner's slices of {names(through)} lie in another plane: {preparation.plane} ones go through them, with pixels "
+            f"the scanner's slices of {some(through)} lie in another plane: {preparation.plane} ones go through them, with pixels "
             "that are coarse along one side; leave them out, or search on them alone"
         )
     if preparation.spacing is not None:
@@ -72,11 +73,6 @@ def protocol(
         f"turned by up to {change.rotation:g} degrees, scaled by {change.scale[0]} to {change.scale[1]}, brightness and contrast "
         f"changed by up to {change.brightness:.0%}, no flips; {folds.rule}"
     )
-
-
-def names(ids: Sequence[str]) -> str:
-    """The first three."""
-    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
 
 
 def count(number: int, noun: str) -> str:
