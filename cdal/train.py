@@ -22,8 +22,9 @@ import torch.distributed
 from cdal.command import DONE, WORK_FAILED, command_line, run
 from cdal.config import PRESETS, Config, parse_setting, preset
 from cdal.data import DATASETS, open_dataset
+from cdal.data.dataset import PARTS
 from cdal.data.folds import counted
-from cdal.data.own.groups import PARTS, check_own, own_options
+from cdal.data.own.groups import check_own, own_options
 from cdal.devices.transfer import named_device
 from cdal.devices.workers import LONGEST_WAIT, WorkerError
 from cdal.errors import DivergedError

@@ -23,6 +23,7 @@ from cdal.errors import InputError
 ImageArray = npt.NDArray[Any]
 LabelArray = npt.NDArray[np.uint8]
 SplitName = Literal["train", "validation", "test"]
+PARTS: tuple[SplitName, ...] = ("train", "validation", "test")
 Plane = Literal["axial", "coronal", "sagittal"]
 Window = tuple[float, float]
 

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from cdal.data.dataset import Split
+from cdal.data.dataset import PARTS, Split
 from cdal.errors import InputError
 
 PARTITIONS = 4
@@ -236,7 +236,7 @@ def _left_out(splits: Sequence[Split], classes: Mapping[str, Collection[Hashable
     counts = Counter(label for case_classes in classes.values() for label in set(case_classes))
     for label in sorted((label for label in counts if counts[label] >= len(splits)), key=str):
         for fold, split in enumerate(splits):
-            for part in ("train", "validation", "test"):
+            for part in PARTS:
                 if not any(label in classes.get(case_id, ()) for case_id in split[part]):
                     return f"in name order no {part} case of fold {fold} would have class {label}, which {counts[label]} cases have"
     return ""

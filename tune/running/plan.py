@@ -10,9 +10,10 @@ from typing import Any
 
 from cdal.config import Config, parse_setting
 from cdal.data import Dataset, Split, open_dataset
+from cdal.data.dataset import PARTS
 from cdal.data.folds import counted
 from cdal.data.layouts import recognise
-from cdal.data.own.groups import PARTS, check_own
+from cdal.data.own.groups import check_own
 from cdal.data.remote import local_folder
 from cdal.errors import InputError
 from cdal.training import check_fit
@@ -164,7 +165,7 @@ class Plan:
             "space": self.space.to_dict(),
             "arguments": self.options.to_dict() | {"data": self.data},
             "seeds": {"search": self.options.seed, "training": self.published.training.seed},
-            "split_sizes": {name: len(self.split[name]) for name in ("train", "validation", "test")},
+            "split_sizes": {name: len(self.split[name]) for name in PARTS},
             "split_hash": self.split_hash,
             "groups": len(set(self.dataset.groups.values())) or None,
             "protocol": self.dataset.spec.protocol,

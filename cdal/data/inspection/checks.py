@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from cdal.data.dataset import IGNORED, Source, Split
+from cdal.data.dataset import IGNORED, PARTS, Source, Split
 from cdal.data.layouts.layout import some
 from cdal.data.own.survey import CaseFacts
 
@@ -134,7 +134,7 @@ def _rare_classes(
         without = [
             f"{part} of fold {number}"
             for number, split in enumerate(splits)
-            for part in ("train", "validation", "test")
+            for part in PARTS
             if not set(having) & set(split[part])
         ]
         if of < _FEWEST_GROUPS:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cdal.data.dataset import Source, Split
+from cdal.data.dataset import PARTS, Source, Split
 from cdal.data.layouts import names, outlines
 from cdal.data.layouts.declared import SPLITS
 from cdal.data.layouts.foreign import described, remedy
@@ -347,7 +347,7 @@ def _parts(found: Found, cases: dict[str, Pairing]) -> dict[str, Split]:
         return {}
     if loose and "train" not in members:
         members["train"], loose = loose, []
-    given = [part for part in names.PARTS if members.get(part)]
+    given = [part for part in PARTS if members.get(part)]
     if "train" not in given or len(given) < 2:
         return {}
     if loose:

@@ -16,8 +16,6 @@ Key = tuple[str, ...]
 
 _REMEMBERED = 4096  # names of folders
 
-PARTS = ("train", "validation", "test")
-
 
 def _words(words: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\W\d_])(?:{words})(?![^\W\d_])", re.IGNORECASE)

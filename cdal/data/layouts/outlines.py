@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cdal.data.dataset import Split
+from cdal.data.dataset import PARTS, Split
 from cdal.data.layouts import names
 from cdal.data.layouts.layout import Found, Layout, normal, plain, some
 from cdal.data.layouts.pairing import Item, Pairing, pair
@@ -108,7 +108,7 @@ def _colours(path: Path) -> dict[int, str]:
 def _image_sets(folder: Path, ids: set[str]) -> dict[str, Split]:
     """From train.txt, val.txt and test.txt, where together they list every case once."""
     parts = {}
-    for part, name in zip(names.PARTS, ("train", "val", "test"), strict=True):
+    for part, name in zip(PARTS, ("train", "val", "test"), strict=True):
         try:
             lines = (folder / f"{name}.txt").read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError):

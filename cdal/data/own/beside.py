@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdal.data.dataset import Split
+from cdal.data.dataset import PARTS, Split
 from cdal.data.folds import LEAST_GROUPS
 from cdal.data.layouts import names
-from cdal.data.own.groups import PARTS, Groups, given_groups, read_groups, read_split, splits_of
+from cdal.data.own.groups import Groups, given_groups, read_groups, read_split, splits_of
 from cdal.data.own.tables import named
 from cdal.errors import InputError
 

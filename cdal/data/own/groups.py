@@ -22,11 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cdal.data.dataset import Split, SplitName
+from cdal.data.dataset import PARTS, Split, SplitName
 from cdal.data.own.tables import CASES, FOLD, GROUPS, IN_PART, PATIENTS, alike, column, named, read_list, read_rows
 from cdal.errors import InputError, short
-
-PARTS: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _LEAST_KEYS = 3  # different beginnings, before they are taken for those of patients
 _SHOWN = 3  # groups that are shown by name
